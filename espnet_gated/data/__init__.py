@@ -1,0 +1,1 @@
+"""ESPnet data directories: writing, reading, checking and filtering them."""
