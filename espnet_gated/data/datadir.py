@@ -42,12 +42,17 @@ class DataDirError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong: where (``line`` counts from 1, 0 is the whole file) and what."""
+    """One thing wrong: where (``line`` counts from 1, 0 is the whole file) and what.
+
+    ``kind`` is a short word to count by: ``missing-id``, ``duplicate``, or the file whose value
+    is wrong.
+    """
 
     file: str
     line: int
     utt_id: str
     message: str
+    kind: str
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
@@ -181,7 +186,7 @@ def parse_data_dir(path: str | Path) -> tuple[list[Utterance], list[Problem]]:
     """
     path = Path(path)
     if not path.is_dir():
-        return [], [Problem(str(path), 0, "", "no such data directory")]
+        return [], [Problem(str(path), 0, "", "no such data directory", "missing-file")]
     problems: list[Problem] = []
     tables = {}
     for name in FILES:
@@ -190,7 +195,7 @@ def parse_data_dir(path: str | Path) -> tuple[list[Utterance], list[Problem]]:
     spk2utt = tables.pop("spk2utt")
     every_id = sorted(set().union(*tables.values()))
     if not every_id and not problems:
-        problems.append(Problem(str(path / "text"), 0, "", "no utterances"))
+        problems.append(Problem(str(path / "text"), 0, "", "no utterances", "empty"))
     utts = []
     for utt_id in every_id:
         utt, found = _assemble(path, utt_id, tables)
@@ -213,29 +218,31 @@ def read_table(file: Path) -> tuple[dict[str, tuple[int, str]], list[Problem]]:
         UTF-8, empty lines, keys given twice, keys out of order.
     """
     if not file.is_file():
-        return {}, [Problem(str(file), 0, "", "file is missing")]
+        return {}, [Problem(str(file), 0, "", "file is missing", "missing-file")]
     table: dict[str, tuple[int, str]] = {}
     problems = []
     previous = ""
+
+    def note(key: str, message: str, kind: str, number: int) -> None:
+        problems.append(Problem(str(file), number, key, message, kind))
+
     # bytes, because text mode also ends a line where a transcript has a stray carriage return
     for number, raw in enumerate(file.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
             line = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            problems.append(Problem(str(file), number, "", f"not UTF-8: {error.reason}"))
+            note("", f"not UTF-8: {error.reason}", "encoding", number)
             continue
         key, _, value = line.partition(" ")
         if not line and number == 1 and file.stat().st_size == 0:
-            problems.append(Problem(str(file), 0, "", "file is empty"))
+            note("", "file is empty", "empty", 0)
         elif not key or not _is_word(key):
-            problems.append(Problem(str(file), number, "", f"empty or broken id in line {line!r}"))
+            note("", f"empty or broken id in line {line[:60]!r}", "id", number)
         elif key in table:
-            first = table[key][0]
-            problems.append(Problem(str(file), number, key, f"id seen before in line {first}"))
+            note(key, f"id seen before in line {table[key][0]}", "duplicate", number)
         else:
             if key < previous:
-                message = f"not sorted: comes after {previous} (sort with LC_ALL=C)"
-                problems.append(Problem(str(file), number, key, message))
+                note(key, f"not sorted: comes after {previous} (LC_ALL=C sort)", "order", number)
             table[key] = (number, value.strip())
             previous = key
     return table, problems
@@ -271,14 +278,14 @@ def _assemble(
         if utt_id not in table and (path / name).is_file():
             others = [other for other in tables if utt_id in tables[other]]
             message = f"id is missing here but stands in {others[0]}"
-            problems.append(Problem(str(path / name), 0, utt_id, message))
+            problems.append(Problem(str(path / name), 0, utt_id, message, "missing-id"))
     if any(utt_id not in table for table in tables.values()):
         return None, problems
     row = {name: table[utt_id][1] for name, table in tables.items()}
     line = {name: table[utt_id][0] for name, table in tables.items()}
 
     def problem(name: str, message: str) -> None:
-        problems.append(Problem(str(path / name), line[name], utt_id, message))
+        problems.append(Problem(str(path / name), line[name], utt_id, message, name))
 
     match = _TEXT_LINE.fullmatch(row["text"])
     if match is None:
@@ -314,10 +321,12 @@ def _spk2utt_problems(path: Path, utt2spk: Table, spk2utt: Table) -> list[Proble
     problems = []
     for spk, utt in sorted(wanted - listed):
         line = spk2utt[spk][0] if spk in spk2utt else 0
-        problems.append(Problem(file, line, utt, f"not listed under its speaker {spk!r}"))
+        problems.append(
+            Problem(file, line, utt, f"not listed under its speaker {spk!r}", "speakers")
+        )
     for spk, utt in sorted(listed - wanted):
         message = f"listed under speaker {spk!r}, against utt2spk"
-        problems.append(Problem(file, spk2utt[spk][0], utt, message))
+        problems.append(Problem(file, spk2utt[spk][0], utt, message, "speakers"))
     return problems
 
 

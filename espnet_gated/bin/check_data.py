@@ -1,0 +1,78 @@
+"""Check a data directory: ``python -m espnet_gated.bin.check_data data/train``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from espnet_gated.data.check import Limits, check_data_dir
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command line."""
+    default = Limits()
+    parser = argparse.ArgumentParser(
+        description="Check a data directory; exit code 1 when anything is wrong.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("data_dir", help="data directory to check")
+    parser.add_argument("--token_list", help="file with one token a line")
+    parser.add_argument("--fs", type=int, default=default.fs, help="sample rate in Hz")
+    add_length_options(parser)
+    return parser
+
+
+def add_length_options(parser: argparse.ArgumentParser) -> None:
+    """The options that become ``Limits``."""
+    default = Limits()
+    add = parser.add_argument
+    add("--min_seconds", type=float, default=default.min_seconds, help="shortest audio")
+    add("--max_seconds", type=float, default=default.max_seconds, help="longest audio")
+    add(
+        "--max_chars_per_second",
+        type=float,
+        default=default.max_chars_per_second,
+        help="more text than this does not fit the audio",
+    )
+    add(
+        "--min_chars_per_second",
+        type=float,
+        default=default.min_chars_per_second,
+        help="less text than this does not fit the audio",
+    )
+
+
+def get_limits(args: argparse.Namespace) -> Limits:
+    """The limits asked for on the command line."""
+    return Limits(
+        fs=args.fs,
+        min_seconds=args.min_seconds,
+        max_seconds=args.max_seconds,
+        max_chars_per_second=args.max_chars_per_second,
+        min_chars_per_second=args.min_chars_per_second,
+    )
+
+
+def main(cmd: Sequence[str] | None = None) -> int:
+    """Print one line per problem and a summary; return the exit code."""
+    args = get_parser().parse_args(cmd)
+    try:
+        limits = get_limits(args)
+    except ValueError as error:
+        print(f"check_data: {error}", file=sys.stderr)
+        return 1
+    problems = check_data_dir(args.data_dir, args.token_list, limits=limits)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{args.data_dir}: no problems")
+        return 0
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in problems).most_common())
+    print(f"{args.data_dir}: {len(problems)} problem(s): {kinds}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

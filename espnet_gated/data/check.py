@@ -1,0 +1,192 @@
+"""Check a data directory and its audio, naming file, line and utterance of all that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+
+from espnet_gated.data.datadir import (
+    NO_TEXT,
+    TIMESTAMP_TOKEN,
+    Problem,
+    Utterance,
+    parse_data_dir,
+    read_table,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What good audio and text look like.
+
+    Args:
+        fs: sample rate, in Hz.
+        min_seconds, max_seconds: shortest and longest audio.
+        max_chars_per_second: more text than this cannot be said in the time.
+        min_chars_per_second: less text than this cannot be all that was said.
+
+    Raises:
+        ValueError: for limits that nothing can meet.
+    """
+
+    fs: int = 16000
+    min_seconds: float = 0.1
+    max_seconds: float = 30.0
+    max_chars_per_second: float = 40.0
+    min_chars_per_second: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.fs <= 0:
+            raise ValueError(f"fs must be above 0, got {self.fs} (--fs)")
+        if not 0 <= self.min_seconds < self.max_seconds:
+            raise ValueError(
+                "min_seconds must be at least 0 and below max_seconds, got "
+                f"{self.min_seconds} and {self.max_seconds} (--min_seconds, --max_seconds)"
+            )
+        if not 0 <= self.min_chars_per_second < self.max_chars_per_second:
+            raise ValueError(
+                "min_chars_per_second must be at least 0 and below max_chars_per_second, got "
+                f"{self.min_chars_per_second} and {self.max_chars_per_second}"
+            )
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a value, before it is known which line it stands in."""
+
+    file: str
+    kind: str
+    message: str
+
+
+def check_data_dir(
+    path: str | Path,
+    token_list: str | Path | None = None,
+    fs: int = 16000,
+    *,
+    limits: Limits | None = None,
+) -> list[Problem]:
+    """Everything wrong with a data directory, its audio headers included.
+
+    Args:
+        path: the data directory.
+        token_list: file with one token a line, which must hold the language and task tokens.
+        fs: wanted sample rate in Hz.
+        limits: lengths allowed; with it ``fs`` is taken from here.
+
+    Returns:
+        The problems in the order of the files; empty for a good directory.
+    """
+    path = Path(path)
+    limits = limits or Limits(fs=fs)
+    utts, problems = parse_data_dir(path)
+    wavs, _ = read_table(path / "wav.scp")
+    lengths, _ = read_table(path / "utt2num_samples")
+    audio = AudioProbe(limits.fs)
+    # audio is looked at for every line of wav.scp, also where another file is broken
+    for utt_id, (line, wav) in wavs.items():
+        number, samples = lengths.get(utt_id, (0, ""))
+        known = int(samples) if samples.isdecimal() else None
+        for fault in audio.faults(wav, known):
+            at = number if fault.file == "utt2num_samples" else line
+            problems.append(Problem(str(path / fault.file), at, utt_id, fault.message, fault.kind))
+    texts, _ = read_table(path / "text")
+    tables = {"text": texts, "utt2num_samples": lengths}
+    for utt in utts:
+        for fault in length_faults(utt, limits):
+            at = tables[fault.file][utt.utt_id][0]
+            problems.append(
+                Problem(str(path / fault.file), at, utt.utt_id, fault.message, fault.kind)
+            )
+    if token_list is not None:
+        problems += _token_problems(path, Path(token_list), utts, texts)
+    return problems
+
+
+class AudioProbe:
+    """Looks at audio headers; a file that serves several utterances is opened once."""
+
+    def __init__(self, fs: int) -> None:
+        self.fs = fs
+        self._frames: dict[str, int | Fault] = {}
+
+    def faults(self, wav: str, num_samples: int | None) -> list[Fault]:
+        """What is wrong with one audio path whose length should be ``num_samples``."""
+        if wav not in self._frames:
+            self._frames[wav] = self._probe(wav)
+        frames = self._frames[wav]
+        if isinstance(frames, Fault):
+            return [frames]
+        if num_samples is not None and num_samples != frames:
+            message = f"says {num_samples} samples, the audio has {frames} ({wav})"
+            return [Fault("utt2num_samples", "samples", message)]
+        return []
+
+    def _probe(self, wav: str) -> int | Fault:
+        """Number of samples, or what is wrong."""
+        if wav.rstrip().endswith("|"):
+            message = f"Kaldi pipes are not supported, write the audio to a file: {wav!r}"
+            return Fault("wav.scp", "pipe", message)
+        if not wav:
+            return Fault("wav.scp", "wav.scp", "audio path is empty")
+        if not Path(wav).is_file():
+            return Fault("wav.scp", "missing-audio", f"audio file is missing: {wav}")
+        try:
+            info = soundfile.info(wav)
+        except (RuntimeError, OSError) as error:  # soundfile's own error is a RuntimeError
+            reason = " ".join(str(error).split())
+            return Fault("wav.scp", "unreadable-audio", f"cannot read audio: {wav} ({reason})")
+        if info.samplerate != self.fs:
+            message = f"sample rate is {info.samplerate} Hz, must be {self.fs}: {wav}"
+            return Fault("wav.scp", "rate", message)
+        if info.channels != 1:
+            return Fault("wav.scp", "channels", f"has {info.channels} channels, must be 1: {wav}")
+        if info.frames <= 0:
+            return Fault("wav.scp", "no-samples", f"audio has no samples: {wav}")
+        return int(info.frames)
+
+
+def length_faults(utt: Utterance, limits: Limits) -> Iterator[Fault]:
+    """What is wrong with the length of the audio, and of the text against it."""
+    seconds = utt.num_samples / limits.fs
+    if seconds < limits.min_seconds:
+        message = f"{seconds:.3f} s is shorter than {limits.min_seconds} s (--min_seconds)"
+        yield Fault("utt2num_samples", "short", message)
+    elif seconds > limits.max_seconds:
+        message = f"{seconds:.1f} s is longer than {limits.max_seconds} s (--max_seconds)"
+        yield Fault("utt2num_samples", "long", message)
+    rate = len(utt.text) / seconds
+    says = f"{len(utt.text)} characters for {seconds:.2f} s of audio, {rate:.2f} a second"
+    if rate > limits.max_chars_per_second:
+        message = f"{says}, above {limits.max_chars_per_second} (--max_chars_per_second)"
+        yield Fault("text", "too-much-text", message)
+    elif rate < limits.min_chars_per_second:
+        message = f"{says}, below {limits.min_chars_per_second} (--min_chars_per_second)"
+        yield Fault("text", "too-little-text", message)
+
+
+def _token_problems(
+    path: Path,
+    token_list: Path,
+    utts: list[Utterance],
+    texts: dict[str, tuple[int, str]],
+) -> list[Problem]:
+    """Special tokens that the token list does not know."""
+    if not token_list.is_file():
+        return [Problem(str(token_list), 0, "", "token list is missing", "missing-file")]
+    known = set(token_list.read_text(encoding="utf-8").split("\n"))
+    problems = [
+        Problem(str(token_list), 0, "", f"token {token} is missing", "token")
+        for token in (NO_TEXT, TIMESTAMP_TOKEN)
+        if token not in known
+    ]
+    for utt in utts:
+        for what, token in (("language", f"<{utt.lang}>"), ("task", f"<{utt.task}>")):
+            if token not in known:
+                message = f"{what} token {token} is not in the token list {token_list}"
+                line = texts[utt.utt_id][0]
+                problems.append(Problem(str(path / "text"), line, utt.utt_id, message, "token"))
+    return problems
