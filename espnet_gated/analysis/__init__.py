@@ -1,0 +1,1 @@
+"""Scores, measured cost, gate statistics and reports of decoded systems."""

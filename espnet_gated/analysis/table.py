@@ -1,0 +1,41 @@
+"""Tables as aligned plain text and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Row = Sequence[str]
+
+
+def text_table(header: Row, rows: Sequence[Row], n_left: int = 1) -> str:
+    """Aligned plain text; the first ``n_left`` columns are left-aligned, numbers right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Row) -> str:
+        aligned = [
+            cell.ljust(width) if i < n_left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(aligned).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def markdown_table(header: Row, rows: Sequence[Row], n_left: int = 1) -> str:
+    """Markdown; the first ``n_left`` columns are left-aligned, numbers right."""
+    rule = ["---" if i < n_left else "---:" for i in range(len(header))]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows))
+    return "\n".join("|" + "|".join(cells) + "|" for cells in escaped)
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number for a table cell; ``-`` where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def with_interval(value: float | None, ci: Sequence[float] | None, digits: int = 1) -> str:
+    """``12.3 [11.0, 13.5]``."""
+    if value is None or ci is None:
+        return number(value, digits)
+    return f"{value:.{digits}f} [{ci[0]:.{digits}f}, {ci[1]:.{digits}f}]"
