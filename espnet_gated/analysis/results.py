@@ -1,0 +1,358 @@
+"""Gather the scores of an experiment directory into ``results.json`` and ``RESULTS.md``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from espnet_gated.analysis.scoring import ALL, META_FILE, SCORE_FILE, write_json
+from espnet_gated.analysis.table import markdown_table, number, text_table, with_interval
+
+RESULTS_FILE = "results.json"
+REPORT_FILE = "RESULTS.md"
+BASELINE = "espnet"
+_FIRST = ("espnet", "dense", "control")
+_PACKAGES = ("espnet", "torch", "espnet_gated")
+
+Row = dict[str, Any]
+
+MAIN_HEADER = (
+    "system",
+    "sparsity enc/dec",
+    "skipped enc/dec",
+    "WER [95 %]",
+    "BLEU [95 %]",
+    "chrF",
+    "GFLOPs enc",
+    "dec",
+    "total",
+    "latency s",
+    "RTF",
+    "speed-up",
+)
+LEGEND = f"""\
+- sparsity: the share asked to be skipped, in the encoder / in the decoder; skipped: the share
+  that was, mean over utterances.
+- WER in percent over the ASR utterances, BLEU and chrF over the ST utterances; brackets hold
+  bootstrap 95 % intervals over utterances.
+- GFLOPs: measured around the decoding of an utterance, mean over the utterances measured.
+- latency: mean seconds an utterance takes; RTF: total latency over total audio; speed-up: mean
+  latency of `{BASELINE}` over that of the row, on the same utterances.
+- `-`: not measured, or does not apply."""
+
+# row name, title, digits: the tables with one column per language
+_BY_LANGUAGE = (
+    ("wer", "WER, % (lower is better)", 1),
+    ("cer", "CER, % (lower is better)", 1),
+    ("bleu", "BLEU (higher is better)", 1),
+    ("chrf", "chrF (higher is better)", 1),
+    ("skipped_encoder", "Skipped in the encoder", 2),
+    ("skipped_decoder", "Skipped in the decoder", 2),
+    ("gflops", "GFLOPs an utterance", 1),
+    ("rtf", "RTF", 3),
+)
+
+
+class ResultsError(ValueError):
+    """Scores that are missing, broken or contradict each other."""
+
+
+@dataclass
+class Results:
+    """All rows below an experiment directory and how they were made.
+
+    ``score_metas`` and ``decode_metas`` map a decoding directory (relative to the experiment) to
+    the content of its ``score_meta.json`` and ``decode_meta.json``.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    score_metas: dict[str, Row] = field(default_factory=dict)
+    decode_metas: dict[str, Row] = field(default_factory=dict)
+
+    def write(self, expdir: str | Path) -> None:
+        """Write ``results.json`` and ``RESULTS.md``."""
+        expdir = Path(expdir)
+        write_json(expdir / RESULTS_FILE, self.rows)
+        temp = expdir / f".{REPORT_FILE}.tmp"
+        temp.write_text(report(self), encoding="utf-8")
+        os.replace(temp, expdir / REPORT_FILE)
+
+
+def gather(expdir: str | Path) -> Results:
+    """Read every ``score.json`` below a directory; the rows come sorted and with ``speedup``.
+
+    Raises:
+        ResultsError: when there is none, one is broken, or two hold the same row.
+    """
+    expdir = Path(expdir)
+    results = Results()
+    seen: dict[tuple[Any, ...], Path] = {}
+    for file in sorted(expdir.rglob(SCORE_FILE)):
+        name = file.parent.relative_to(expdir).as_posix()
+        for row in _read_rows(file):
+            if (first := seen.setdefault(_identity(row), file)) != file:
+                what = f"{row['system']} on {row['corpus']}/{row['set']}"
+                raise ResultsError(
+                    f"{file}: holds the same rows as {first} ({what}); remove one of the two "
+                    "or give them different --system names"
+                )
+            results.rows.append({**row, "decode_dir": name})
+        results.score_metas[name] = _read_object(file.with_name(META_FILE))
+        results.decode_metas[name] = _read_object(file.with_name("decode_meta.json"))
+    if not results.rows:
+        raise ResultsError(f"{expdir}: no {SCORE_FILE} below; score first")
+    results.rows.sort(key=_order)
+    _add_speedup(results.rows)
+    return results
+
+
+def main_table(rows: Iterable[Row], markdown: bool = False) -> str:
+    """The table of systems, one row each, over all utterances of a set."""
+    cells = [_main_cells(row) for row in rows]
+    return (markdown_table if markdown else text_table)(MAIN_HEADER, cells)
+
+
+def overall(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """(corpus, set) -> its rows over all languages and tasks."""
+    sets: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["task"] == ALL:
+            sets.setdefault((row["corpus"], row["set"]), []).append(row)
+    return sets
+
+
+def language_tables(rows: Iterable[Row]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+    """Tables of one set with systems as rows and languages as columns: (title, header, cells)."""
+    rows = [row for row in rows if row["task"] != ALL]
+    tables = []
+    for task in sorted({row["task"] for row in rows}):
+        of_task = [row for row in rows if row["task"] == task]
+        columns = sorted({_pair(row) for row in of_task}, key=lambda pair: (pair[0] != ALL, pair))
+        systems = list(dict.fromkeys(label(row) for row in of_task))
+        cell = {(label(row), _pair(row)): row for row in of_task}
+        sizes = {_pair(row): row["n"] for row in of_task}
+        header = ("system", *(f"{_pair_name(pair)} (n={sizes[pair]})" for pair in columns))
+        for name, title, digits in _BY_LANGUAGE:
+            if all(row.get(name) is None for row in of_task):
+                continue
+            cells = [
+                [s, *(number(cell.get((s, pair), {}).get(name), digits) for pair in columns)]
+                for s in systems
+            ]
+            tables.append((f"{task.upper()}: {title}", header, cells))
+    return tables
+
+
+def label(row: Row) -> str:
+    """Name of a system with the sparsity it was asked for."""
+    asked = _two(row["sparsity_encoder"], row["sparsity_decoder"])
+    return row["system"] if not row.get("sparsity") else f"{row['system']} {asked}"
+
+
+def report(results: Results) -> str:
+    """The text of ``RESULTS.md``."""
+    parts = ["<!-- Generated by python -m espnet_gated.bin.results -->", "# RESULTS"]
+    parts.append(_environment(results))
+    for (corpus, name), rows in overall(results.rows).items():
+        sizes = ", ".join(sorted({str(row["n"]) for row in rows}))
+        parts.append(f"## {corpus}/{name}: all languages and tasks ({sizes} utterances)")
+        parts.append(main_table(rows, markdown=True))
+    parts.append(LEGEND)
+    for corpus, name in overall(results.rows):
+        parts.append(f"## {corpus}/{name}: by task and language")
+        rows = [r for r in results.rows if (r["corpus"], r["set"]) == (corpus, name)]
+        for title, header, cells in language_tables(rows):
+            parts += [f"### {title}", markdown_table(header, cells)]
+    parts.append(_scoring_section(results))
+    parts.append(_commands(results))
+    return "\n\n".join(parts) + "\n"
+
+
+def _environment(results: Results) -> str:
+    """ESPnet's environment block, from what decoding wrote or else from this process."""
+    metas = list(results.decode_metas.values())
+    lines = [
+        f"- date: `{datetime.datetime.now().astimezone().strftime('%a %b %d %H:%M:%S %Z %Y')}`"
+    ]
+    versions = [meta.get("versions") or {} for meta in metas]
+    here = " ".join(sys.version.split())
+    lines.append(_line("python version", [v.get("python") for v in versions], here))
+    for package in _PACKAGES:
+        seen = [v.get(package) for v in versions]
+        lines.append(_line(f"{package} version", seen, _installed(package)))
+    lines.append(_line("machine", [_machine(m.get("machine")) for m in metas], _cpu_model()))
+    lines.append(_line("threads", [m.get("threads") for m in metas], None))
+    lines.append(_line("checkpoint", [m.get("checkpoint") for m in metas], None))
+    lines.append(_line("seed", [m.get("seed") for m in metas], None))
+    settings = {(_machine(m.get("machine")), str(m.get("threads"))) for m in metas}
+    if len(settings) > 1:
+        lines.append(
+            "- **The systems were timed on different machines or thread numbers: do not compare "
+            "their latency.**"
+        )
+    return "\n".join(["## Environments", *(line for line in lines if line)])
+
+
+def _scoring_section(results: Results) -> str:
+    lines = ["## Scoring"]
+    rules = {
+        f"- WER and CER on normalised text, `{m['normalization']['name']}`: "
+        f"{m['normalization']['rule']}."
+        for m in results.score_metas.values()
+        if "normalization" in m
+    }
+    signatures = {
+        f"- {name}: `{signature}`"
+        for m in results.score_metas.values()
+        for name, signature in m.get("signatures", {}).items()
+    }
+    return "\n".join([*lines, *sorted(rules), *sorted(signatures)])
+
+
+def _commands(results: Results) -> str:
+    lines = []
+    for name, meta in results.decode_metas.items():
+        command = meta.get("command")
+        if command:
+            text = command if isinstance(command, str) else shlex.join(map(str, command))
+            lines.append(f"# {name}\n{text}")
+    if not lines:
+        return "## Commands\nnot recorded"
+    return "\n".join(["## Commands", "```sh", *lines, "```"])
+
+
+def _main_cells(row: Row) -> list[str]:
+    speedup = row.get("speedup")
+    return [
+        row["system"],
+        _two(row["sparsity_encoder"], row["sparsity_decoder"]),
+        _two(row["skipped_encoder"], row["skipped_decoder"], digits=2),
+        with_interval(row["wer"], row.get("wer_ci")),
+        with_interval(row["bleu"], row.get("bleu_ci")),
+        number(row["chrf"]),
+        number(row["gflops_encoder"]),
+        number(row["gflops_decoder"]),
+        number(row["gflops"]),
+        number(row["latency_s"], 2),
+        number(row["rtf"], 3),
+        "-" if speedup is None else f"{speedup:.2f}x",
+    ]
+
+
+def _two(encoder: float | None, decoder: float | None, digits: int | None = None) -> str:
+    if encoder is None and decoder is None:
+        return "-"
+    forms = [
+        "-" if v is None else (f"{v:g}" if digits is None else f"{v:.{digits}f}")
+        for v in (encoder, decoder)
+    ]
+    return "/".join(forms)
+
+
+def _add_speedup(rows: list[Row]) -> None:
+    """Latency of the ``espnet`` row over that of each row, where both saw as many utterances."""
+    place = ("corpus", "set", "task", "src", "tgt", "n")
+    base = {tuple(r[k] for k in place): r["latency_s"] for r in rows if r["system"] == BASELINE}
+    for row in rows:
+        reference = base.get(tuple(row[k] for k in place))
+        known = reference is not None and row["latency_s"]
+        row["speedup"] = reference / row["latency_s"] if known else None
+
+
+def _identity(row: Row) -> tuple[Any, ...]:
+    names = (
+        "corpus",
+        "set",
+        "task",
+        "src",
+        "tgt",
+        "system",
+        "sparsity_encoder",
+        "sparsity_decoder",
+    )
+    return tuple(row[name] for name in names)
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    """Set, then overall before tasks before languages, then espnet, dense, control, others."""
+    system = row["system"]
+    rank = _FIRST.index(system) if system in _FIRST else len(_FIRST)
+    level = (row["task"] != ALL) + (row["src"] != ALL)
+    return (
+        (row["corpus"], row["set"], level, row["task"], row["src"], row["tgt"], rank)
+        + (row.get("sparsity") or 0.0, row["sparsity_encoder"] or 0.0)
+        + (system,)
+    )
+
+
+def _pair(row: Row) -> tuple[str, str]:
+    return row["src"], row["tgt"]
+
+
+def _pair_name(pair: tuple[str, str]) -> str:
+    return pair[0] if pair[0] == pair[1] else f"{pair[0]}→{pair[1]}"
+
+
+def _read_rows(file: Path) -> list[Row]:
+    needed = set("corpus set task src tgt system sparsity_encoder sparsity_decoder n".split())
+    needed |= {"skipped_encoder", "skipped_decoder", "wer", "cer", "bleu", "chrf", "latency_s"}
+    needed |= {"gflops", "gflops_encoder", "gflops_decoder", "rtf"}
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{file}: not JSON: {error}; score again") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ResultsError(f"{file}: must be a list of rows; score again")
+    for row in rows:
+        if missing := needed - row.keys():
+            raise ResultsError(f"{file}: a row lacks {', '.join(sorted(missing))}; score again")
+    return rows
+
+
+def _read_object(file: Path) -> Row:
+    """A JSON object; empty where the file is missing, as that only costs the report a line."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{file}: not JSON: {error}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _line(name: str, seen: Sequence[Any], fallback: str | None) -> str:
+    """``- name: `a`, `b` `` with each value once; empty where nothing is known."""
+    values = list(dict.fromkeys(str(value) for value in seen if value is not None))
+    values = values or ([fallback] if fallback else [])
+    return f"- {name}: " + ", ".join(f"`{value}`" for value in values) if values else ""
+
+
+def _machine(machine: Any) -> str | None:
+    if isinstance(machine, dict):
+        return ", ".join(f"{value}" for value in machine.values())
+    return machine
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
