@@ -62,6 +62,17 @@ _BY_LANGUAGE = (
 )
 
 
+_IDENTITY = (
+    *("corpus", "set", "task", "src", "tgt", "system"),
+    *("sparsity_encoder", "sparsity_decoder"),
+)
+_NEEDED = {
+    *_IDENTITY,
+    *("skipped_encoder", "skipped_decoder", "wer", "cer", "bleu", "chrf", "n"),
+    *("gflops", "gflops_encoder", "gflops_decoder", "latency_s", "rtf"),
+}
+
+
 class ResultsError(ValueError):
     """Scores that are missing, broken or contradict each other."""
 
@@ -269,17 +280,7 @@ def _add_speedup(rows: list[Row]) -> None:
 
 
 def _identity(row: Row) -> tuple[Any, ...]:
-    names = (
-        "corpus",
-        "set",
-        "task",
-        "src",
-        "tgt",
-        "system",
-        "sparsity_encoder",
-        "sparsity_decoder",
-    )
-    return tuple(row[name] for name in names)
+    return tuple(row[name] for name in _IDENTITY)
 
 
 def _order(row: Row) -> tuple[Any, ...]:
@@ -303,9 +304,6 @@ def _pair_name(pair: tuple[str, str]) -> str:
 
 
 def _read_rows(file: Path) -> list[Row]:
-    needed = set("corpus set task src tgt system sparsity_encoder sparsity_decoder n".split())
-    needed |= {"skipped_encoder", "skipped_decoder", "wer", "cer", "bleu", "chrf", "latency_s"}
-    needed |= {"gflops", "gflops_encoder", "gflops_decoder", "rtf"}
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -313,7 +311,7 @@ def _read_rows(file: Path) -> list[Row]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ResultsError(f"{file}: must be a list of rows; score again")
     for row in rows:
-        if missing := needed - row.keys():
+        if missing := _NEEDED - row.keys():
             raise ResultsError(f"{file}: a row lacks {', '.join(sorted(missing))}; score again")
     return rows
 
@@ -332,8 +330,9 @@ def _read_object(file: Path) -> Row:
 def _line(name: str, seen: Sequence[Any], fallback: str | None) -> str:
     """``- name: `a`, `b` `` with each value once; empty where nothing is known."""
     values = list(dict.fromkeys(str(value) for value in seen if value is not None))
-    values = values or ([fallback] if fallback else [])
-    return f"- {name}: " + ", ".join(f"`{value}`" for value in values) if values else ""
+    if values:
+        return f"- {name}: " + ", ".join(f"`{value}`" for value in values)
+    return f"- {name}: `{fallback}` (of this report; decoding recorded none)" if fallback else ""
 
 
 def _machine(machine: Any) -> str | None:

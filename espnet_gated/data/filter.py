@@ -1,0 +1,172 @@
+"""Keep the good utterances of a data directory and say which were dropped and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_gated.data.check import AudioProbe, Limits, length_faults
+from espnet_gated.data.datadir import (
+    FILES,
+    DataDirError,
+    Problem,
+    Utterance,
+    parse_data_dir,
+    write_data_dir,
+)
+
+LOG_FILE = "filter_log.json"
+
+# put right by writing the directory anew, so no reason to drop an utterance
+_REPAIRED = {"order", "speakers"}
+
+
+@dataclass(frozen=True)
+class FilterResult:
+    """What was kept and dropped.
+
+    ``dropped`` maps utterance id -> reasons, each as (kind, message). ``done_before`` says that
+    the output was there already and nothing was written.
+    """
+
+    kept: int
+    dropped: dict[str, list[tuple[str, str]]]
+    done_before: bool = False
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Kind of reason -> utterances dropped for it; one with two reasons counts in both."""
+        counts: dict[str, int] = {}
+        for reasons in self.dropped.values():
+            for kind in {kind for kind, _ in reasons}:
+                counts[kind] = counts.get(kind, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def filter_data_dir(
+    in_dir: str | Path,
+    out_dir: str | Path,
+    limits: Limits | None = None,
+    max_text_chars: int | None = None,
+) -> FilterResult:
+    """Write the good utterances of ``in_dir`` to ``out_dir``, with ``filter_log.json``.
+
+    Does nothing when ``out_dir`` is complete and was made from the same files with the same
+    limits.
+
+    Args:
+        in_dir: data directory; may be unsorted or hold broken utterances.
+        out_dir: data directory to write (atomically).
+        limits: allowed lengths and sample rate.
+        max_text_chars: longest text; None for any.
+
+    Raises:
+        DataDirError: for a file that is missing or broken as a whole, no utterance left, or
+            ``out_dir`` the same as ``in_dir``.
+        ValueError: for a ``max_text_chars`` below 1.
+    """
+    in_dir, out_dir, limits = Path(in_dir), Path(out_dir), limits or Limits()
+    if in_dir.resolve() == out_dir.resolve():
+        raise DataDirError(f"{out_dir}: the output directory must not be the input directory")
+    if max_text_chars is not None and max_text_chars < 1:
+        raise ValueError(f"max_text_chars must be at least 1, got {max_text_chars}")
+    made_from = _made_from(in_dir, limits, max_text_chars)
+    if (done := _done(out_dir, made_from)) is not None:
+        return done
+    utts, problems = parse_data_dir(in_dir)
+    dropped = _broken(problems)
+    audio = AudioProbe(limits.fs)
+    kept = []
+    for utt in utts:
+        dropped.setdefault(utt.utt_id, []).extend(_reasons(utt, audio, limits, max_text_chars))
+        if not dropped[utt.utt_id]:
+            del dropped[utt.utt_id]
+            kept.append(utt)
+    result = FilterResult(len(kept), dict(sorted(dropped.items())))
+    if not kept:
+        why = ", ".join(f"{n} {kind}" for kind, n in result.counts.items())
+        raise DataDirError(f"{in_dir}: no utterance left of {len(dropped)} ({why})")
+    # without its log an output counts as unfinished, so the log goes first and comes last
+    (out_dir / LOG_FILE).unlink(missing_ok=True)
+    write_data_dir(out_dir, kept)
+    _write_log(out_dir / LOG_FILE, result, made_from)
+    return result
+
+
+def _broken(problems: Iterable[Problem]) -> dict[str, list[tuple[str, str]]]:
+    """Reasons to drop utterances, out of what reading the files found."""
+    dropped: dict[str, list[tuple[str, str]]] = {}
+    for problem in problems:
+        if problem.kind in _REPAIRED:
+            continue
+        if problem.utt_id:
+            dropped.setdefault(problem.utt_id, []).append((problem.kind, str(problem)))
+        elif not problem.line:
+            raise DataDirError(str(problem))
+        else:
+            # a line without a readable id: its utterance, if any, is missed in this file
+            dropped.setdefault(f"{problem.file}:{problem.line}", []).append(
+                (problem.kind, str(problem))
+            )
+    return dropped
+
+
+def _reasons(
+    utt: Utterance, audio: AudioProbe, limits: Limits, max_text_chars: int | None
+) -> list[tuple[str, str]]:
+    """Why a readable utterance is dropped; empty for a good one."""
+    faults = [*audio.faults(utt.wav, utt.num_samples), *length_faults(utt, limits)]
+    reasons = [(fault.kind, fault.message) for fault in faults]
+    if max_text_chars is not None and len(utt.text) > max_text_chars:
+        message = f"text has {len(utt.text)} characters, above {max_text_chars} (--max_text_chars)"
+        reasons.append(("long-text", message))
+    return reasons
+
+
+def _made_from(in_dir: Path, limits: Limits, max_text_chars: int | None) -> dict[str, Any]:
+    """All that decides the output, to see whether an earlier one still holds."""
+    files = {}
+    for name in FILES:
+        if (in_dir / name).is_file():
+            stat = (in_dir / name).stat()
+            files[name] = [stat.st_size, stat.st_mtime_ns]
+    return {
+        "in_dir": str(in_dir.resolve()),
+        "files": files,
+        "limits": asdict(limits),
+        "max_text_chars": max_text_chars,
+    }
+
+
+def _done(out_dir: Path, made_from: dict[str, Any]) -> FilterResult | None:
+    """The result of an earlier run, if its output is complete and would be the same."""
+    if not all((out_dir / name).is_file() for name in (*FILES, LOG_FILE)):
+        return None
+    try:
+        log = json.loads((out_dir / LOG_FILE).read_text(encoding="utf-8"))
+        if log["made_from"] != made_from:
+            return None
+        dropped = {
+            utt: [(kind, message) for kind, message in reasons]
+            for utt, reasons in log["dropped"].items()
+        }
+        return FilterResult(log["kept"], dropped, done_before=True)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _write_log(file: Path, result: FilterResult, made_from: dict[str, Any]) -> None:
+    log = {
+        "kept": result.kept,
+        "dropped_utterances": len(result.dropped),
+        "counts": result.counts,
+        "dropped": result.dropped,
+        "made_from": made_from,
+    }
+    temp = file.with_name(f".{file.name}.tmp")
+    temp.write_text(json.dumps(log, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temp, file)
