@@ -1,0 +1,254 @@
+"""Gated decoder: ESPnet's Transformer decoder with a gate predictor and cached decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
+from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
+from espnet.nets.pytorch_backend.transformer.mask import subsequent_mask
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from espnet_gated.encoder import make_predictor
+from espnet_gated.gating.config import GatingConfig
+from espnet_gated.gating.context import GatingContext, TokenContext
+from espnet_gated.gating.gates import Gates
+from espnet_gated.gating.predictor import GatePredictor, pool
+from espnet_gated.inference.cache import DecoderCache, step_layer
+from espnet_gated.layers.transformer_decoder import GatedDecoderLayer
+
+
+@dataclass(frozen=True)
+class HypothesisState:
+    """State of one hypothesis in ESPnet's searches: a row of a cache."""
+
+    cache: DecoderCache
+    row: int
+
+
+class GatedTransformerDecoder(TransformerDecoder):
+    """``decoder: gated_transformer``: gated self-attention, source attention and feed-forward, and a key/value cache.
+
+    ``score`` and ``batch_score`` serve ESPnet's searches; ``start`` and ``step`` serve :mod:`espnet_gated.inference.search`.
+    """
+
+    def __init__(self, *args: Any, gating: Mapping[str, Any] | None = None, **kwargs: Any):
+        """Build ESPnet's decoder and gate it.
+
+        Args:
+            args, kwargs: those of ESPnet's ``TransformerDecoder``.
+            gating: options of :class:`espnet_gated.gating.config.GatingConfig`.
+        """
+        super().__init__(*args, **kwargs)
+        for layer in self.decoders:
+            layer.__class__ = GatedDecoderLayer
+        config = GatingConfig.from_yaml(gating)
+        size = self._output_size_bf_softmax
+        self.gate_predictor = make_predictor(
+            "decoder", self.decoders, size, config, memory=config.nominal_memory
+        )
+        self.token_context: TokenContext | None = None
+        self._listeners: list[GatePredictor] = []
+
+    def connect(self, token_context: TokenContext, predictors: list[GatePredictor]) -> None:
+        """Called by the model: how to read a context from tokens, and who wants to hear of a search's primer."""
+        self.token_context = token_context
+        self._listeners = predictors
+
+    def announce_primer(self, primer: Sequence[int] | None) -> None:
+        """Tell every predictor the context in a search's primer, before the encoder runs.
+
+        Args:
+            primer: token ids (``<sos><deu><asr>…``); ``None`` forgets it.
+        """
+        context = None
+        if primer and self.token_context is not None:
+            context = GatingContext(self.token_context.from_primer(torch.tensor([list(primer)])))
+        for predictor in self._listeners:
+            predictor.current = context
+
+    # -- training ---------------------------------------------------------------------------------
+    def forward(
+        self,
+        hs_pad: Tensor,
+        hlens: Tensor,
+        ys_in_pad: Tensor,
+        ys_in_lens: Tensor,
+        return_hs: bool = False,
+        return_all_hs: bool = False,
+    ) -> tuple[Any, Tensor]:
+        """Score whole token sequences.
+
+        Args:
+            hs_pad: (B, T, size) encoder output.
+            hlens: (B,) its lengths.
+            ys_in_pad: (B, L) token ids.
+            ys_in_lens: (B,) their lengths.
+            return_hs: also return the last hidden states.
+            return_all_hs: also return every layer's output.
+
+        Returns:
+            scores before softmax (B, L, vocab), or a tuple of it and hidden states; lengths (B,).
+        """
+        tgt_mask = (~make_pad_mask(ys_in_lens)[:, None, :]).to(ys_in_pad.device)
+        tgt_mask = tgt_mask & subsequent_mask(tgt_mask.size(-1), device=tgt_mask.device).unsqueeze(
+            0
+        )
+        memory_mask = (~make_pad_mask(hlens, maxlen=hs_pad.size(1)))[:, None, :].to(hs_pad.device)
+        gates = self.decide(hs_pad, memory_mask, ys_in_pad)
+
+        x = self.embed(ys_in_pad)
+        outputs = []
+        for index, layer in enumerate(self.decoders):
+            inputs = (x, tgt_mask, hs_pad, memory_mask, None, None, None, gates.layer(index))
+            if index + 1 in self.gradient_checkpoint_layers:
+                x = checkpoint(layer, *inputs, use_reentrant=False)[0]
+            else:
+                x = layer(*inputs)[0]
+            outputs.append(x)
+        hidden = self.after_norm(x) if self.normalize_before else x
+        scores = self.output_layer(hidden) if self.output_layer is not None else hidden
+        olens = tgt_mask.sum(1)
+        if return_hs:
+            return (scores, hidden), olens
+        if return_all_hs:
+            return (scores, outputs), olens
+        return scores, olens
+
+    def decide(self, memory: Tensor, mask: Tensor | None, ys: Tensor) -> Gates:
+        """Gates of a batch.
+
+        The context is what the model or the search has set; where nobody has, it is read from the tokens behind ``<sos>``.
+
+        Args:
+            memory: (B, T, size) encoder output.
+            mask: (B, 1, T) or ``None``.
+            ys: (B, L) decoder input that starts with the primer.
+        """
+        predictor = self.gate_predictor
+        given = predictor.current
+        if self.token_context is not None and (given is None or not given.categories):
+            categories = self.token_context.from_primer(ys)
+            predictor.current = replace(given or GatingContext(), categories=categories)
+        try:
+            return predictor(pool(memory, mask))
+        finally:
+            predictor.current = given
+
+    # -- cached decoding --------------------------------------------------------------------------
+    def start(self, memory: Tensor, mask: Tensor | None, primer: Tensor) -> DecoderCache:
+        """Open a cache: one hypothesis for each utterance.
+
+        Args:
+            memory: (U, T, size) encoder output.
+            mask: (U, 1, T), true for frames that count; ``None``: all do.
+            primer: (U, L) tokens the hypotheses start with (they are scored by the first ``step``).
+        """
+        return DecoderCache.start(self.decoders, memory, mask, self.decide(memory, mask, primer))
+
+    def step(self, ys: Tensor, cache: DecoderCache) -> tuple[Tensor, Tensor, DecoderCache]:
+        """Score the next token of every hypothesis.
+
+        Args:
+            ys: (rows, L) whole prefixes, of which ``cache.length`` tokens are in the cache already.
+
+        Returns:
+            scores before softmax (rows, vocab), hidden states (rows, size), the new cache.
+        """
+        # The embedding adds absolute positions, so it sees the whole prefix; that is a table look-up.
+        x = self.embed(ys)[:, cache.length :]
+        layers = []
+        for index, (layer, layer_cache) in enumerate(zip(self.decoders, cache.layers, strict=True)):
+            x, layer_cache = step_layer(layer, layer_cache, x, cache, cache.row_gates(index))
+            layers.append(layer_cache)
+        hidden = self.after_norm(x[:, -1]) if self.normalize_before else x[:, -1]
+        scores = self.output_layer(hidden) if self.output_layer is not None else hidden
+        return scores, hidden, replace(cache, layers=tuple(layers), length=ys.size(1))
+
+    def forward_one_step(
+        self,
+        tgt: Tensor,
+        tgt_mask: Tensor,
+        memory: Tensor,
+        memory_mask: Tensor | None = None,
+        *,
+        cache: list[Tensor] | None = None,
+        return_hs: bool = False,
+    ) -> tuple[Any, list[Tensor]]:
+        """ESPnet's own step (cached layer outputs), under the same gates. Arguments and result as in ESPnet."""
+        gates = self.decide(memory, memory_mask, tgt)
+        x = self.embed(tgt)
+        new_cache = []
+        for index, layer in enumerate(self.decoders):
+            old = None if cache is None else cache[index]
+            x = layer(x, tgt_mask, memory, memory_mask, old, None, None, gates.layer(index))[0]
+            new_cache.append(x)
+        hidden = self.after_norm(x[:, -1]) if self.normalize_before else x[:, -1]
+        scores = hidden
+        if self.output_layer is not None:
+            scores = torch.log_softmax(self.output_layer(hidden), dim=-1)
+        return ((scores, hidden) if return_hs else scores), new_cache
+
+    # -- ESPnet's scorer interface ----------------------------------------------------------------
+    def score(
+        self, ys: Tensor, state: HypothesisState | None, x: Tensor, return_hs: bool = False
+    ) -> tuple[Any, ...]:
+        """Score one hypothesis.
+
+        Args:
+            ys: (L,) prefix.
+            state: of the prefix without its last token, or ``None``.
+            x: (T, size) encoder output.
+
+        Returns:
+            log-probabilities (vocab,), [hidden state,] new state.
+        """
+        logp, states = self.batch_score(ys[None], [state], x[None], return_hs)
+        if return_hs:
+            return logp[0][0], logp[1], states[0]
+        return logp[0], states[0]
+
+    def batch_score(
+        self,
+        ys: Tensor,
+        states: Sequence[HypothesisState | None],
+        xs: Tensor,
+        return_hs: bool = False,
+    ) -> tuple[Any, list[HypothesisState]]:
+        """Score a batch of hypotheses.
+
+        Args:
+            ys: (n, L) prefixes.
+            states: their states (``None`` at the start).
+            xs: (n, T, size) encoder output, one copy for each hypothesis.
+
+        Returns:
+            log-probabilities (n, vocab) [and hidden states]; new states.
+        """
+        cache = self._cache_of(ys, states, xs)
+        scores, hidden, cache = self.step(ys, cache)
+        if self.output_layer is not None:
+            scores = torch.log_softmax(scores, dim=-1)
+        new_states = [HypothesisState(cache, row) for row in range(len(ys))]
+        return ((scores, hidden) if return_hs else scores), new_states
+
+    def _cache_of(
+        self, ys: Tensor, states: Sequence[HypothesisState | None], xs: Tensor
+    ) -> DecoderCache:
+        first = states[0]
+        if first is None:
+            shared = (
+                xs.size(0) == 1 or xs.stride(0) == 0
+            )  # ESPnet expands one utterance for its hypotheses
+            if not shared:
+                return self.start(xs, None, ys)
+            return self.start(xs[:1], None, ys[:1]).select([0] * len(ys))
+        if any(s is None or s.cache is not first.cache for s in states):
+            raise ValueError(
+                "the hypotheses of one batch_score call must come from one earlier call"
+            )
+        return first.cache.select([s.row for s in states if s is not None])

@@ -1,0 +1,147 @@
+"""The YAML option ``gating`` of an encoder or decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+SAMPLERS = ("gumbel", "budget")
+UNITS = ("flops", "modules")
+BUDGETS = ("exact", "learned")
+CONDITIONS = ("features", "context", "sparsity")
+
+
+@dataclass(frozen=True)
+class GatingConfig:
+    """How one stack (encoder or decoder) is gated.
+
+    Attributes:
+        modules: attribute names that may close; ``None``: all the family has.
+        target_sparsity: share to skip in training; a range ``(low, high)`` draws one for each utterance.
+        dense_prob: share of the utterances that train with everything open when a range is drawn.
+        sparsity_unit: what a share counts: ``flops`` or ``modules``.
+        sampler: ``gumbel`` (straight-through Gumbel-Softmax) or ``budget`` (perturb and keep the best within the budget).
+        temperature: start and end, annealed exponentially.
+        noise: scale of the budget sampler's noise, start and end, annealed linearly.
+        anneal_steps: training updates until temperature and noise are at their end.
+        warmup_steps: training updates over which the target rises from 0.
+        hidden_units: width of the predictor.
+        condition_on: what the predictor may see: any of ``features``, ``context``, ``sparsity`` (ablations drop some).
+        inference_sparsity: share to skip where the caller asks for none; ``None``: the target, or 0 for a range.
+        inference_budget: ``exact`` or ``learned`` where the caller does not say.
+        nominal_length: frames (encoder) or tokens (decoder) at which modules are weighed against each other.
+        nominal_memory: encoder frames behind those tokens (decoder only).
+    """
+
+    modules: tuple[str, ...] | None = None
+    target_sparsity: float | tuple[float, float] = 0.5
+    dense_prob: float = 0.2
+    sparsity_unit: str = "flops"
+    sampler: str = "gumbel"
+    temperature: tuple[float, float] = (2.0, 0.5)
+    noise: tuple[float, float] = (1.0, 0.0)
+    anneal_steps: int = 1000
+    warmup_steps: int = 0
+    hidden_units: int = 32
+    condition_on: tuple[str, ...] = CONDITIONS
+    inference_sparsity: float | None = None
+    inference_budget: str = "exact"
+    nominal_length: int = 50
+    nominal_memory: int = 50
+
+    def __post_init__(self) -> None:
+        low, high = self.target_range
+        for value in (low, high):
+            check_sparsity(value, "gating.target_sparsity")
+        if low > high:
+            raise ValueError(f"gating.target_sparsity must rise, got {self.target_sparsity}")
+        if self.inference_sparsity is not None:
+            check_sparsity(self.inference_sparsity, "gating.inference_sparsity")
+        _one_of("sparsity_unit", self.sparsity_unit, UNITS)
+        _one_of("sampler", self.sampler, SAMPLERS)
+        _one_of("inference_budget", self.inference_budget, BUDGETS)
+        for name in self.condition_on:
+            _one_of("condition_on", name, CONDITIONS)
+        if min(self.temperature) <= 0:
+            raise ValueError(f"gating.temperature must be > 0, got {self.temperature}")
+        if not 0.0 <= self.dense_prob <= 1.0:
+            raise ValueError(f"gating.dense_prob must be in [0, 1], got {self.dense_prob}")
+        for name in ("hidden_units", "nominal_length", "nominal_memory"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"gating.{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def target_range(self) -> tuple[float, float]:
+        """Lowest and highest target."""
+        if isinstance(self.target_sparsity, tuple):
+            return self.target_sparsity
+        return self.target_sparsity, self.target_sparsity
+
+    @property
+    def default_sparsity(self) -> float:
+        """Sparsity at inference where none is asked."""
+        if self.inference_sparsity is not None:
+            return self.inference_sparsity
+        low, high = self.target_range
+        return low if low == high else 0.0
+
+    @classmethod
+    def from_yaml(cls, options: Mapping[str, Any] | None) -> GatingConfig:
+        """Read the mapping found in YAML.
+
+        Raises:
+            ValueError: for an unknown option or a value out of range, naming it.
+        """
+        options = dict(options or {})
+        known = {f.name for f in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise ValueError(
+                    f"unknown option gating.{name}; known are {', '.join(sorted(known))}"
+                )
+        for name, value in options.items():
+            if isinstance(value, list):
+                options[name] = tuple(value)
+        for name in ("temperature", "noise", "target_sparsity"):
+            value = options.get(name)
+            if isinstance(value, tuple) and len(value) != 2:
+                raise ValueError(f"gating.{name} takes two numbers, got {list(value)}")
+        return cls(**options)
+
+
+def check_sparsity(value: float, option: str) -> float:
+    """Return ``value`` if it is in [0, 1).
+
+    Raises:
+        ValueError: naming the option, the value and what is allowed.
+    """
+    if not 0.0 <= float(value) < 1.0:
+        raise ValueError(f"sparsity must be in [0, 1), got {value} ({option})")
+    return float(value)
+
+
+def parse_sparsity(
+    text: str | float | None, option: str = "--sparsity"
+) -> tuple[float | None, float | None]:
+    """Read the knob: ``0.5`` for encoder and decoder, ``0.3,0.5`` for each; ``None`` or empty leaves the model's default.
+
+    Raises:
+        ValueError: naming the option, the value and what is allowed.
+    """
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return None, None
+    parts = str(text).split(",")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2):
+        raise ValueError(f"sparsity must be a number or ENCODER,DECODER, got {text!r} ({option})")
+    checked = [check_sparsity(v, option) for v in values]
+    return checked[0], checked[-1]
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"gating.{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -1,0 +1,139 @@
+"""The answer of a gate predictor: one binary gate per module and utterance."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ModuleName = tuple[int, str]
+"""A gated module: (index of its layer, ESPnet's attribute name in that layer)."""
+
+
+@dataclass(frozen=True)
+class ModuleGate:
+    """The gate of one module for the rows of a batch.
+
+    Attributes:
+        value: (B,) per utterance or (B, T) per token; multiplied in where gates are soft. ``None``: open for every row.
+        rows: indices of the open rows, (n,), where gates are hard and differ by row; else ``None``.
+        closed: no row needs the module.
+        soft: multiply instead of skipping (training: the straight-through gradient needs f(x)).
+    """
+
+    value: Tensor | None = None
+    rows: Tensor | None = None
+    closed: bool = False
+    soft: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every row runs the module unchanged."""
+        return self.value is None and self.rows is None and not self.closed
+
+    def either(self, other: "ModuleGate") -> "ModuleGate":
+        """Gate of what runs when at least one of two modules does (1 - (1 - a)(1 - b))."""
+        if self.is_open or other.is_open:
+            return OPEN
+        if not (self.soft or other.soft) and (self.closed or other.closed):
+            return other if self.closed else self
+        value = 1.0 - (1.0 - self.as_value(other)) * (1.0 - other.as_value(self))
+        return ModuleGate(value=value, soft=True) if self.soft or other.soft else hard_gate(value)
+
+    def as_value(self, like: "ModuleGate") -> Tensor:
+        """The gate as a tensor of the other gate's shape and type."""
+        if self.value is not None:
+            return self.value
+        assert like.value is not None
+        return torch.zeros_like(like.value) if self.closed else torch.ones_like(like.value)
+
+
+OPEN = ModuleGate()
+CLOSED = ModuleGate(closed=True)
+
+
+def hard_gate(value: Tensor, host: Sequence[float] | None = None) -> ModuleGate:
+    """Make a gate that skips from binary values.
+
+    Args:
+        value: (B,) or (B, T) zeros and ones.
+        host: the same values (B,) on the host, where known: spares a device-to-host copy.
+    """
+    if value.dim() == 2 and value.size(1) > 1:
+        # Tokens of one utterance differ: whole rows cannot be skipped unless every token agrees.
+        return CLOSED if not bool(value.any()) else ModuleGate(value=value, soft=True)
+    flags = [bool(v) for v in (value.flatten().tolist() if host is None else host)]
+    if all(flags):
+        return OPEN
+    if not any(flags):
+        return CLOSED
+    rows = torch.tensor([i for i, flag in enumerate(flags) if flag], device=value.device)
+    return ModuleGate(value=value, rows=rows)
+
+
+LayerGates = Mapping[str, ModuleGate]
+"""Gates of one layer by module name; a name that is missing is open."""
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Gates of a stack of layers (an encoder or a decoder).
+
+    Attributes:
+        values: (B, M) zeros and ones; in training with the straight-through gradient.
+        names: the M modules.
+        costs: (M,) share of each module in the stack's gated cost; sums to one.
+        logits: (B, M) what the predictor said (for loss and analysis).
+        soft: training: multiply, do not skip.
+        soft_open: (B, M) probability of being open (training only), else ``None``.
+        host: ``values`` as nested lists, when hard: one device-to-host copy for the whole stack.
+    """
+
+    values: Tensor
+    names: Sequence[ModuleName]
+    costs: Tensor
+    logits: Tensor
+    soft: bool
+    soft_open: Tensor | None = None
+    host: list[list[float]] | None = None
+
+    def layer(self, index: int) -> LayerGates:
+        """Gates of layer ``index`` (from 0)."""
+        return {
+            name: self._module(column)
+            for column, (layer, name) in enumerate(self.names)
+            if layer == index
+        }
+
+    def _module(self, column: int) -> ModuleGate:
+        if self.soft:
+            return ModuleGate(value=self.values[:, column], soft=True)
+        assert self.host is not None
+        return hard_gate(self.values[:, column], [row[column] for row in self.host])
+
+    def skipped(self) -> Tensor:
+        """Share of the cost that is skipped, (B,), differentiable in training."""
+        return 1.0 - (self.values * self.costs.to(self.values)).sum(-1)
+
+    def expand(self, repeats: int) -> "Gates":
+        """Repeat every utterance for its ``repeats`` hypotheses: (B * repeats, M)."""
+        rows = torch.arange(self.values.size(0), device=self.values.device)
+        return self.select(rows.repeat_interleave(repeats))
+
+    def select(self, rows: Tensor) -> "Gates":
+        """The gates of some rows (indices, (n,))."""
+        host = None if self.host is None else [self.host[i] for i in rows.tolist()]
+        return Gates(
+            self.values[rows], self.names, self.costs, self.logits[rows], self.soft, host=host
+        )
+
+
+def all_open(batch: int, names: Sequence[ModuleName], costs: Tensor, like: Tensor) -> Gates:
+    """Gates that leave everything open (the dense model)."""
+    values = like.new_ones(batch, len(names))
+    return Gates(values, names, costs, values, soft=False, host=[[1.0] * len(names)] * batch)
+
+
+def from_values(values: Tensor, names: Sequence[ModuleName], costs: Tensor, soft: bool) -> Gates:
+    """Gates with given binary values (B, M), e.g. a fixed mask."""
+    return Gates(values, names, costs, values, soft=soft, host=None if soft else values.tolist())

@@ -1,0 +1,1 @@
+"""Cached, batched decoding with a sparsity knob."""

@@ -1,0 +1,1 @@
+"""Gated twins of ESPnet's layers."""

@@ -1,0 +1,144 @@
+"""Gated twin of ESPnet's E-Branchformer layer (Kim et al., SLT 2022)."""
+
+from functools import partial
+from typing import ClassVar
+
+import torch
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoderLayer
+from torch import Tensor
+from torch.nn import functional as F
+
+from espnet_gated.gating.costs import linear_flops, module_flops
+from espnet_gated.gating.gates import OPEN, LayerGates, ModuleGate
+from espnet_gated.layers.attend import attend
+from espnet_gated.layers.skipping import add_gated, run_gated
+
+
+class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
+    """E-Branchformer layer whose modules may be skipped.
+
+    An instance is made from ESPnet's ready-built layer by changing its class: weights and their names stay.
+    """
+
+    gated_modules: ClassVar[tuple[str, ...]] = (
+        "feed_forward_macaron",
+        "attn",
+        "cgmlp",
+        "feed_forward",
+    )
+
+    def module_costs(self, frames: float) -> dict[str, float]:
+        """FLOPs of each module on ``frames`` frames; each branch owns its half of the merge."""
+        half_merge = 0.5 * (
+            linear_flops(self.depthwise_conv_fusion, frames) + linear_flops(self.merge_proj, frames)
+        )
+        costs = {}
+        for name in self.gated_modules:
+            module = getattr(self, name)
+            if module is not None:
+                branch = half_merge if name in ("attn", "cgmlp") else 0.0
+                costs[name] = module_flops(module, frames) + branch
+        return costs
+
+    def forward(self, x_input, mask, cache=None, gates: LayerGates | None = None):  # type: ignore[no-untyped-def]
+        """Compute encoded features.
+
+        Args:
+            x_input: (B, T, size), or a tuple of it and the position embedding (1, T', size).
+            mask: (B, 1, T), true for frames that count.
+            cache: not supported, as in ESPnet.
+            gates: gates of this layer; missing ones are open.
+
+        Returns:
+            output shaped as ``x_input``, and the mask.
+        """
+        if cache is not None:
+            raise NotImplementedError(
+                "cache is not supported by E-Branchformer layers (as in ESPnet)"
+            )
+        gate = (gates or {}).get
+        x, pos_emb = x_input if isinstance(x_input, tuple) else (x_input, None)
+
+        if self.feed_forward_macaron is not None:
+            x = add_gated(
+                x, gate("feed_forward_macaron", OPEN), self._macaron, x, scale=self.ff_scale
+            )
+        x = self._branches(x, pos_emb, mask, gate("attn", OPEN), gate("cgmlp", OPEN))
+        if self.feed_forward is not None:
+            x = add_gated(x, gate("feed_forward", OPEN), self._feed_forward, x, scale=self.ff_scale)
+        x = self.norm_final(x)
+        return ((x, pos_emb) if pos_emb is not None else x), mask
+
+    def _macaron(self, x: Tensor) -> Tensor:
+        return self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.feed_forward(self.norm_ff(x)))
+
+    def _attn(self, x: Tensor, pos_emb: Tensor | None, mask: Tensor) -> Tensor:
+        return self.dropout(attend(self.attn, self.norm_mha(x), pos_emb, mask))
+
+    def _cgmlp(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.dropout(self.cgmlp(self.norm_mlp(x), mask))
+
+    def _branches(
+        self, x: Tensor, pos_emb: Tensor | None, mask: Tensor, attn: ModuleGate, cgmlp: ModuleGate
+    ) -> Tensor:
+        x1 = run_gated(attn, self._attn, x, pos_emb, mask)
+        x2 = run_gated(cgmlp, self._cgmlp, x, mask)
+        either = attn.either(cgmlp)
+        if either.closed:
+            return x
+        if attn.is_open and cgmlp.is_open or attn.soft or cgmlp.soft or not self._can_split():
+            zeros = torch.zeros_like(x)
+            x1, x2 = (zeros if x1 is None else x1), (zeros if x2 is None else x2)
+            return add_gated(x, either, self._merge, x1, x2)
+        constant = self.merge_proj.bias + self._constant(0, attn) + self._constant(1, cgmlp)
+        merged = x.new_zeros(x.shape)
+        for index, (half_gate, branch) in enumerate(((attn, x1), (cgmlp, x2))):
+            if branch is not None:
+                # Rows of a half that are closed take its constant instead.
+                merged = add_gated(merged, half_gate, partial(self._half, index), branch)
+                merged = merged + self._closed_rows(index, half_gate, merged)
+        return add_gated(x, either, lambda m: self.dropout(m + constant), merged)
+
+    def _merge(self, x1: Tensor, x2: Tensor) -> Tensor:
+        both = torch.cat([x1, x2], dim=-1)
+        local = self.depthwise_conv_fusion(both.transpose(1, 2)).transpose(1, 2)
+        return self.dropout(self.merge_proj(both + local))
+
+    def _can_split(self) -> bool:
+        return isinstance(
+            self.merge_proj, torch.nn.Linear
+        )  # a quantised one has no weight to slice
+
+    def _slice(self, index: int) -> slice:
+        return slice(index * self.size, (index + 1) * self.size)
+
+    def _half(self, index: int, branch: Tensor) -> Tensor:
+        """The merge's product with one branch, without biases."""
+        part = self._slice(index)
+        conv = self.depthwise_conv_fusion
+        local = F.conv1d(
+            branch.transpose(1, 2),
+            conv.weight[part],
+            conv.bias[part],
+            padding=conv.padding,
+            groups=self.size,
+        )
+        return F.linear(branch + local.transpose(1, 2), self.merge_proj.weight[:, part])
+
+    def _bias_product(self, index: int) -> Tensor:
+        part = self._slice(index)
+        return F.linear(self.depthwise_conv_fusion.bias[part], self.merge_proj.weight[:, part])
+
+    def _constant(self, index: int, gate: ModuleGate) -> Tensor:
+        """What the merge makes of a closed branch: zeros through the convolution leave its bias, (size,)."""
+        if gate.closed:
+            return self._bias_product(index)
+        return self.merge_proj.bias.new_zeros(self.size)
+
+    def _closed_rows(self, index: int, gate: ModuleGate, like: Tensor) -> Tensor:
+        if gate.rows is None or gate.value is None:
+            return like.new_zeros(1)
+        return (1.0 - gate.value.to(like))[:, None, None] * self._bias_product(index)
