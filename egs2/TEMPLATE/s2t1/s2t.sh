@@ -1,0 +1,276 @@
+#!/usr/bin/env bash
+# Gated speech-to-text, from data to the table of results. Needs only the pip-installed espnet and espnet_gated.
+# Run it from a recipe's directory (egs2/<corpus>/s2t1), as that recipe's run.sh does.
+set -euo pipefail
+
+# General
+stage=1              # first stage
+stop_stage=10        # last stage
+skip_stages=         # stages to leave out, such as "3 4"
+ngpu=0               # GPUs for training (0: CPU)
+nj=1                 # processes of data preparation
+inference_nj=1       # processes of decoding (1 where latency matters)
+gpu_inference=false  # decode on a GPU
+python=python3
+seed=1
+datadir=data
+dumpdir=dump
+expdir=exp
+tag=                 # suffix of the names of the experiments
+
+# Data
+corpus=              # name in the table of results
+train_set=
+valid_set=
+test_sets=           # one or more
+langs=               # ISO 639-3 codes of the spoken languages, such as "deu fra ita"
+tasks=               # such as "asr st_eng"
+local_data_opts=     # options of local/data.sh
+filter_args=         # limits of lengths, for filtering and checking
+nbpe=1000
+num_stats_utts=1000  # utterances for the statistics of the features (all: every one)
+
+# Models
+s2t_config=conf/train_s2t_dense.yaml
+gated_config=conf/train_s2t_gated.yaml
+control_config=conf/train_s2t_control.yaml
+s2t_args=            # options of ESPnet's trainer, for every training
+dense_args=          # … for the dense one
+gated_args=          # … for gated fine-tuning
+control_args=        # … for the control (default: gated_args)
+dense_exp=           # an existing dense experiment, in place of stage 5
+inference_s2t_model=valid.acc.best.pth # the checkpoint for decoding; of the dense one also for fine-tuning
+
+# Decoding
+systems="espnet dense control gated"
+sparsities="0.0 0.3 0.5 0.7" # items: one number, or encoder,decoder
+inference_config=conf/decode_s2t.yaml
+inference_args="--measure_flops true --flops_every 10"
+inference_tag=       # suffix of the names of the decoding directories
+
+help_message="Usage: $0 --corpus <name> --train_set <name> --valid_set <name> --test_sets <names> --langs <codes> --tasks <tasks>
+Stages: 1 data  2 filter and check  3 token list  4 statistics  5 dense training  6 gated fine-tuning and control
+        7 decoding  8 scoring  9 speed and FLOPs  10 results
+Finished work is skipped unless its inputs or options have changed. Options and their defaults:
+$(sed -nE '/^help_message/q; s/^([a-z_][a-z0-9_]*)=(.*)$/    --\1 \2/p' "$0")"
+
+. utils/parse_options.sh
+. utils/steps.sh
+. utils/trainer_options.sh
+. ./path.sh
+
+[ $# -eq 0 ] || die "words that are no option: $*"
+for option in corpus train_set valid_set test_sets langs tasks; do
+    [ -n "${!option}" ] || die "--${option} is needed (see --help)"
+done
+for item in s2t gated control inference; do
+    [[ ${item} = @(gated|control) && " ${systems} " != *" ${item} "* ]] && continue
+    file=${item}_config
+    [ -f "${!file}" ] || die "--${file}: no such file: ${!file}"
+done
+
+suffix=${tag:+_${tag}}
+raw="${dumpdir}/raw"
+token_dir="${dumpdir}/token_list/bpe${nbpe}"
+stats_dir="${expdir}/s2t_stats${suffix}"
+given_dense_exp=${dense_exp}
+: "${dense_exp:=${expdir}/s2t_dense${suffix}}" "${control_args:=${gated_args}}"
+gated_exp="${expdir}/s2t_gated${suffix}"
+control_exp="${expdir}/s2t_control${suffix}"
+epoch_lines='s/.*INFO: ([0-9]+epoch results): \[train\] .*[ ,](loss=[^,]*).*\[valid\] .*[ ,](loss=[^,]*),.*[ ,](acc=[^,]*),.*/\1: train \2, valid \3, \4/p
+s/.*INFO: (.* was saved to resume.*|The training was finished.*|.*restored.*|Niter: .*)/\1/p'
+decode_lines='s/.*(decoded [0-9]+.*|.*utterances.*)/\1/p'
+trap 'kill -TERM 0' INT # background decoders do not see Ctrl-C
+
+in_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]]; }
+
+# train DIR CONFIG INIT_PARAM ARGS LAUNCHER…: one training with ESPnet's trainer, resumed where it stopped.
+train() {
+    local dir=$1 config=$2 init=$3 args=$4 shapes
+    shift 4
+    # glibc otherwise gives memory back to the system, and asks for it again, at every step.
+    local -x MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=536870912
+    shapes=$(shape_options "${config}" "${s2t_args} ${args}")
+    if begin --aside "${dir}" train "${config}" "${s2t_args}" "${args}" "${seed}" \
+        "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done"}; then
+        log "Training ${dir} (log: ${dir}/train.log)"
+        # shellcheck disable=SC2046,SC2086
+        run "${dir}/train.log" "${epoch_lines}" ${python} "$@" espnet2.bin.s2t_train --config "${config}" --ngpu "${ngpu}" \
+            --multiprocessing_distributed "$([ "${ngpu}" -gt 1 ] && echo true || echo false)" --use_preprocessor true \
+            --token_type bpe --bpemodel "${token_dir}/bpe.model" --token_list "${token_dir}/tokens.txt" \
+            --normalize global_mvn --normalize_conf "stats_file=${stats_dir}/train/feats_stats.npz" \
+            --seed "${seed}" --resume true --output_dir "${dir}" ${shapes} \
+            $(data_options train "${train_set}") $(data_options valid "${valid_set}") \
+            ${init:+--init_param "${init}"} ${s2t_args} ${args}
+        finish
+    fi
+}
+
+# One line a decoding: system, experiment, engine, sparsity, directory, set
+list_decodings() {
+    local system sparsity dset end
+    for dset in ${test_sets}; do
+        end="${inference_tag:+_${inference_tag}}/${dset} ${dset}"
+        for system in ${systems}; do
+            case "${system}" in
+                espnet) echo "espnet ${dense_exp} espnet 0.0 ${dense_exp}/decode_espnet${end}" ;;
+                dense) echo "dense ${dense_exp} gated 0.0 ${dense_exp}/decode_dense${end}" ;;
+                control) echo "control ${control_exp} gated 0.0 ${control_exp}/decode${end}" ;;
+                gated)
+                    for sparsity in ${sparsities}; do
+                        echo "gated ${gated_exp} gated ${sparsity} ${gated_exp}/decode_s${sparsity//,/_}${end}"
+                    done
+                    ;;
+                *) die "unknown system '${system}' in --systems (espnet, dense, control, gated)" ;;
+            esac
+        done
+    done
+}
+
+# decode EXP DIR OPTIONS…: one set with one system, by ${inference_nj} processes whose results are joined.
+decode() {
+    local exp=$1 dir=$2 code=0 pids=() job file out threads
+    shift 2
+    mkdir -p "${dir}/log"
+    threads=$((OMP_NUM_THREADS > inference_nj ? OMP_NUM_THREADS / inference_nj : 1))
+    split -n "r/${inference_nj}" -a 3 --numeric-suffixes=1 "${data}/text" "${dir}/log/keys."
+    for job in $(seq -f '%03g' "${inference_nj}"); do
+        out="${dir}/log/output.${job}"
+        [ "${inference_nj}" -gt 1 ] || out=${dir}
+        # shellcheck disable=SC2086
+        OMP_NUM_THREADS=${threads} run "${dir}/log/decode.${job}.log" "${decode_lines}" \
+            ${python} -m espnet_gated.bin.s2t_inference --config "${inference_config}" --data_dir "${data}" \
+            --key_file "${dir}/log/keys.${job}" --s2t_train_config "${exp}/config.yaml" \
+            --s2t_model_file "${exp}/${inference_s2t_model}" --output_dir "${out}" --seed "${seed}" "$@" &
+        pids+=($!)
+    done
+    for job in "${pids[@]}"; do wait "${job}" || code=$?; done
+    [ "${code}" -eq 0 ] || exit "${code}"
+    if [ "${inference_nj}" -gt 1 ]; then
+        mkdir -p "${dir}/1best_recog"
+        for file in "${dir}"/log/output.001/1best_recog/*; do
+            cat "${dir}"/log/output.*/1best_recog/"${file##*/}" | LC_ALL=C sort >"${dir}/1best_recog/${file##*/}"
+        done
+        cat "${dir}"/log/output.*/decode_stats.jsonl | LC_ALL=C sort >"${dir}/decode_stats.jsonl"
+        cp "${dir}/log/output.001/decode_meta.json" "${dir}"
+    fi
+}
+
+decodings=$(list_decodings)
+[ "${gpu_inference}" = true ] && inference_ngpu=1 || inference_ngpu=0
+
+if in_stage 1; then
+    log "Stage 1: data"
+    # shellcheck disable=SC2086
+    run "${dumpdir}/log/data.log" p local/data.sh --data_dir "${datadir}" --nj "${nj}" ${local_data_opts}
+fi
+
+if in_stage 2; then
+    log "Stage 2: filter (training and validation) and check (all sets)"
+    for dset in "${train_set}" "${valid_set}" ${test_sets}; do
+        if begin "${raw}/${dset}" filter "${datadir}/${dset}"/{wav.scp,text,text.ctc,text.prev,utt2num_samples} \
+            "${filter_args}"; then
+            # shellcheck disable=SC2086
+            if [[ " ${train_set} ${valid_set} " = *" ${dset} "* ]]; then
+                run "${dumpdir}/log/filter_${dset}.log" p ${python} -m espnet_gated.bin.filter_data \
+                    --in_dir "${datadir}/${dset}" --out_dir "${raw}/${dset}" ${filter_args}
+            else
+                cp "${datadir}/${dset}"/* "${raw}/${dset}"
+            fi
+            # shellcheck disable=SC2086
+            run "${dumpdir}/log/check_${dset}.log" p ${python} -m espnet_gated.bin.check_data "${raw}/${dset}" ${filter_args}
+            finish
+        fi
+    done
+fi
+
+if in_stage 3; then
+    log "Stage 3: token list"
+    if begin "${token_dir}" tokens "${raw}/${train_set}/text" "${nbpe}" "${langs}" "${tasks}"; then
+        # shellcheck disable=SC2086
+        run "${token_dir}/tokenize.log" p ${python} -m espnet_gated.bin.tokenize --text "${raw}/${train_set}/text" \
+            --output_dir "${token_dir}" --nbpe "${nbpe}" --langs ${langs} --tasks ${tasks}
+        finish
+    fi
+fi
+
+if in_stage 4; then
+    log "Stage 4: statistics of the features"
+    if begin --wipe "${stats_dir}" stats "${s2t_config}" "${s2t_args}" "${dense_args}" "${num_stats_utts}" "${seed}" \
+        "${raw}/${train_set}/.filter.done" "${raw}/${valid_set}/.filter.done" "${token_dir}/.tokens.done"; then
+        for kind in train valid; do
+            dset=${kind}_set
+            text="${raw}/${!dset}/text"
+            mkdir -p "${stats_dir}/${kind}"
+            spaced_keys "${num_stats_utts}" "${text}" >"${stats_dir}/${kind}.keys"
+            shuffled_keys "${seed}" "${text}" >"${stats_dir}/${kind}/keys"
+        done
+        # shellcheck disable=SC2046,SC2086
+        run "${stats_dir}/stats.log" "${epoch_lines}" ${python} -m espnet_gated -m espnet2.bin.s2t_train \
+            --config "${s2t_config}" --collect_stats true --use_preprocessor true --token_type bpe \
+            --bpemodel "${token_dir}/bpe.model" --token_list "${token_dir}/tokens.txt" --ngpu "${ngpu}" \
+            $(data_options train "${train_set}") $(data_options valid "${valid_set}") \
+            --train_shape_file "${stats_dir}/train.keys" --valid_shape_file "${stats_dir}/valid.keys" \
+            --output_dir "${stats_dir}" --seed "${seed}" ${s2t_args} ${dense_args} \
+            --normalize none --batch_type unsorted --batch_size 20
+        for kind in train valid; do # ESPnet's batches want the size of the vocabulary beside the length
+            awk -v n="$(wc -l <"${token_dir}/tokens.txt")" '{print $0 "," n}' "${stats_dir}/${kind}/text_shape" \
+                >"${stats_dir}/${kind}/text_shape.bpe"
+        done
+        finish
+    fi
+fi
+
+if in_stage 5 && [ -z "${given_dense_exp}" ]; then
+    log "Stage 5: dense training"
+    train "${dense_exp}" "${s2t_config}" "" "${dense_args}" -m
+fi
+
+if in_stage 6; then
+    log "Stage 6: gated fine-tuning from the dense model, and the control: the dense model trained on for as long"
+    init="${dense_exp}/${inference_s2t_model}"
+    [ -f "${init}" ] || die "no dense model to start from: ${init} (stage 5, or --dense_exp)"
+    if [[ " ${systems} " = *" gated "* ]]; then
+        train "${gated_exp}" "${gated_config}" "${init}" "${gated_args}" -m espnet_gated -m
+    fi
+    if [[ " ${systems} " = *" control "* ]]; then
+        train "${control_exp}" "${control_config}" "${init}" "${control_args}" -m
+    fi
+fi
+
+if in_stage 7; then
+    log "Stage 7: decoding"
+    while read -r system exp engine sparsity dir dset <&3; do
+        data="${raw}/${dset}"
+        if begin --wipe "${dir}" decode "${inference_config}" "${inference_args}" "${inference_s2t_model}" "${engine}" \
+            "${sparsity}" "${seed}" "${data}/.filter.done" "${exp}/.train.done"; then
+            log "Decoding ${dset}: ${system}, sparsity ${sparsity} (log: ${dir}/log)"
+            # shellcheck disable=SC2086
+            decode "${exp}" "${dir}" --engine "${engine}" --system "${system}" --sparsity "${sparsity}" \
+                --ngpu "${inference_ngpu}" ${inference_args}
+            finish
+        fi
+    done 3<<<"${decodings}"
+fi
+
+if in_stage 8; then
+    log "Stage 8: scoring"
+    while read -r system _ _ _ dir dset <&3; do
+        if begin "${dir}" score "${dir}/.decode.done" "${raw}/${dset}/text" "${corpus}" "${system}"; then
+            run "${dir}/score.log" p ${python} -m espnet_gated.bin.score --ref "${raw}/${dset}" --decode_dir "${dir}" \
+                --corpus "${corpus}" --set "${dset}" --system "${system}"
+            finish
+        fi
+    done 3<<<"${decodings}"
+fi
+
+if in_stage 9; then
+    log "Stage 9: speed and FLOPs"
+    cut -d ' ' -f 5 <<<"${decodings}" | xargs ${python} -m espnet_gated.bin.speed --decode_dirs
+fi
+
+if in_stage 10; then
+    log "Stage 10: results"
+    ${python} -m espnet_gated.bin.results --expdir "${expdir}"
+fi
+log "Finished: stages ${stage} to ${stop_stage}"

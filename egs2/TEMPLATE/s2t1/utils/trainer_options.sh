@@ -1,0 +1,44 @@
+# What ESPnet's trainer is told about the data. Reads ${raw}, ${stats_dir} and ${num_stats_utts} of s2t.sh.
+# shellcheck shell=bash disable=SC2154
+
+# --<train|valid>_data_path_and_name_and_type options of a set
+data_options() {
+    local dir="${raw}/$2" stream
+    for stream in wav.scp,speech,sound text.prev,text_prev,text text.ctc,text_ctc,text text,text,text; do
+        echo "--$1_data_path_and_name_and_type ${dir}/${stream}"
+    done
+}
+
+# The batch type that a training uses: its options win over its YAML.
+batch_type_of() {
+    local words
+    words=$(grep -oE -- '--batch_type[ =]+[a-z]+' <<<"$2" | tail -n 1) \
+        || words=$(grep -E '^batch_type:' "$1") || words=folded
+    grep -oE '[a-z]+' <<<"${words}" | tail -n 1
+}
+
+# ESPnet batches by the lengths found in stage 4, but `unsorted` takes the order of any file of keys: a shuffled one.
+shape_options() {
+    local kind type
+    type=$(batch_type_of "$1" "$2")
+    for kind in train valid; do
+        if [ "${type}" = unsorted ]; then
+            echo "--${kind}_shape_file ${stats_dir}/${kind}/keys"
+        elif [ "${num_stats_utts}" = all ]; then
+            echo "--${kind}_shape_file ${stats_dir}/${kind}/speech_shape --${kind}_shape_file ${stats_dir}/${kind}/text_shape.bpe"
+        else
+            die "batch_type ${type} needs the lengths of all utterances: --num_stats_utts all, or batch_type unsorted"
+        fi
+    done
+}
+
+# spaced_keys N TEXT: N ids (or all), evenly spaced, because the utterances are sorted by speaker
+spaced_keys() {
+    awk -v n="${1/all/1e12}" 'NR == FNR {total++; next}
+        n >= total || int(FNR * n / total) > int((FNR - 1) * n / total) {print $1}' "$2" "$2"
+}
+
+# shuffled_keys SEED TEXT: a shape file for `unsorted` batches
+shuffled_keys() {
+    awk -v seed="$1" 'BEGIN {srand(seed)} {printf "%.9f %s 1\n", rand(), $1}' "$2" | LC_ALL=C sort | cut -d ' ' -f 2-
+}

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Real people: the telephone prompts of Asterisk in five languages, recognised in each and translated between them.
+# All options go to s2t.sh (./s2t.sh --help).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+./s2t.sh \
+    --corpus asterisk \
+    --train_set train \
+    --valid_set dev \
+    --test_sets test \
+    --langs "eng spa fra ita rus" \
+    --tasks "asr st_eng st_spa st_fra st_ita st_rus" \
+    --nbpe 700 \
+    --nj 2 \
+    --s2t_config conf/train_s2t_dense.yaml \
+    --gated_config conf/train_s2t_gated.yaml \
+    --control_config conf/train_s2t_control.yaml \
+    --inference_config conf/decode_s2t.yaml \
+    "$@"

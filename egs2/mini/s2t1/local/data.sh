@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Makes the sets train, dev and test of the mini corpus (see local/prepare_mini.py of the project).
+set -euo pipefail
+
+data_dir=data
+audio_dir=      # default: <data_dir>/audio
+scale=full      # full or smoke
+seed=0          # of sentences, voices and manner of speaking; not the seed of the trainings
+nj=2
+
+. utils/parse_options.sh
+. ./path.sh
+
+python3 "${MAIN_ROOT}/local/prepare_mini.py" --data_dir "${data_dir}" --audio_dir "${audio_dir:-${data_dir}/audio}" \
+    --scale "${scale}" --seed "${seed}" --workers "${nj}"
