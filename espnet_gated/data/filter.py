@@ -82,9 +82,10 @@ def filter_data_dir(
     audio = AudioProbe(limits.fs)
     kept = []
     for utt in utts:
-        dropped.setdefault(utt.utt_id, []).extend(_reasons(utt, audio, limits, max_text_chars))
-        if not dropped[utt.utt_id]:
-            del dropped[utt.utt_id]
+        reasons = dropped.get(utt.utt_id, []) + _reasons(utt, audio, limits, max_text_chars)
+        if reasons:
+            dropped[utt.utt_id] = reasons
+        else:
             kept.append(utt)
     result = FilterResult(len(kept), dict(sorted(dropped.items())))
     if not kept:
@@ -109,15 +110,11 @@ def _broken(problems: Iterable[Problem]) -> dict[str, list[tuple[str, str]]]:
             raise DataDirError(str(problem))
         else:
             # a line without a readable id: its utterance, if any, is missed in this file
-            dropped.setdefault(f"{problem.file}:{problem.line}", []).append(
-                (problem.kind, str(problem))
-            )
+            dropped.setdefault(f"{problem.file}:{problem.line}", []).append((problem.kind, str(problem)))
     return dropped
 
 
-def _reasons(
-    utt: Utterance, audio: AudioProbe, limits: Limits, max_text_chars: int | None
-) -> list[tuple[str, str]]:
+def _reasons(utt: Utterance, audio: AudioProbe, limits: Limits, max_text_chars: int | None) -> list[tuple[str, str]]:
     """Why a readable utterance is dropped; empty for a good one."""
     faults = [*audio.faults(utt.wav, utt.num_samples), *length_faults(utt, limits)]
     reasons = [(fault.kind, fault.message) for fault in faults]
@@ -150,10 +147,7 @@ def _done(out_dir: Path, made_from: dict[str, Any]) -> FilterResult | None:
         log = json.loads((out_dir / LOG_FILE).read_text(encoding="utf-8"))
         if log["made_from"] != made_from:
             return None
-        dropped = {
-            utt: [(kind, message) for kind, message in reasons]
-            for utt, reasons in log["dropped"].items()
-        }
+        dropped = {utt: [(kind, message) for kind, message in reasons] for utt, reasons in log["dropped"].items()}
         return FilterResult(log["kept"], dropped, done_before=True)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
