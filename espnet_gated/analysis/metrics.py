@@ -126,9 +126,7 @@ def error_counts(refs: Sequence[str], hyps: Sequence[str], unit: str = "word") -
     return counts
 
 
-def bleu(
-    refs: Sequence[str], hyps: Sequence[str], target_lang: str, n_resamples: int = RESAMPLES
-) -> Score:
+def bleu(refs: Sequence[str], hyps: Sequence[str], target_lang: str, n_resamples: int = RESAMPLES) -> Score:
     """Cased corpus BLEU with sacrebleu's signature and bootstrap interval.
 
     Args:
@@ -221,9 +219,7 @@ def _rate(total: FloatArray) -> float:
     return float(100 * total[0] / total[1]) if total[1] else float("nan")
 
 
-def _sacrebleu(
-    scorer: BLEU | CHRF, refs: Sequence[str], hyps: Sequence[str], n_resamples: int
-) -> Score:
+def _sacrebleu(scorer: BLEU | CHRF, refs: Sequence[str], hyps: Sequence[str], n_resamples: int) -> Score:
     _check_pair(refs, hyps)
     result = scorer.corpus_score(list(hyps), [list(refs)], n_bootstrap=n_resamples)
     signature = str(scorer.get_signature())

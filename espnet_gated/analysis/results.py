@@ -155,10 +155,7 @@ def language_tables(rows: Iterable[Row]) -> list[tuple[str, tuple[str, ...], lis
         for name, title, digits in _BY_LANGUAGE:
             if all(row.get(name) is None for row in of_task):
                 continue
-            cells = [
-                [s, *(number(cell.get((s, pair), {}).get(name), digits) for pair in columns)]
-                for s in systems
-            ]
+            cells = [[s, *(number(cell.get((s, pair), {}).get(name), digits) for pair in columns)] for s in systems]
             tables.append((f"{task.upper()}: {title}", header, cells))
     return tables
 
@@ -191,9 +188,7 @@ def report(results: Results) -> str:
 def _environment(results: Results) -> str:
     """ESPnet's environment block, from what decoding wrote or else from this process."""
     metas = list(results.decode_metas.values())
-    lines = [
-        f"- date: `{datetime.datetime.now().astimezone().strftime('%a %b %d %H:%M:%S %Z %Y')}`"
-    ]
+    lines = [f"- date: `{datetime.datetime.now().astimezone().strftime('%a %b %d %H:%M:%S %Z %Y')}`"]
     versions = [meta.get("versions") or {} for meta in metas]
     here = " ".join(sys.version.split())
     lines.append(_line("python version", [v.get("python") for v in versions], here))
@@ -207,8 +202,7 @@ def _environment(results: Results) -> str:
     settings = {(_machine(m.get("machine")), str(m.get("threads"))) for m in metas}
     if len(settings) > 1:
         lines.append(
-            "- **The systems were timed on different machines or thread numbers: do not compare "
-            "their latency.**"
+            "- **The systems were timed on different machines or thread numbers: do not compare their latency.**"
         )
     return "\n".join(["## Environments", *(line for line in lines if line)])
 
@@ -216,8 +210,7 @@ def _environment(results: Results) -> str:
 def _scoring_section(results: Results) -> str:
     lines = ["## Scoring"]
     rules = {
-        f"- WER and CER on normalised text, `{m['normalization']['name']}`: "
-        f"{m['normalization']['rule']}."
+        f"- WER and CER on normalised text, `{m['normalization']['name']}`: {m['normalization']['rule']}."
         for m in results.score_metas.values()
         if "normalization" in m
     }
@@ -262,10 +255,7 @@ def _main_cells(row: Row) -> list[str]:
 def _two(encoder: float | None, decoder: float | None, digits: int | None = None) -> str:
     if encoder is None and decoder is None:
         return "-"
-    forms = [
-        "-" if v is None else (f"{v:g}" if digits is None else f"{v:.{digits}f}")
-        for v in (encoder, decoder)
-    ]
+    forms = ["-" if v is None else (f"{v:g}" if digits is None else f"{v:.{digits}f}") for v in (encoder, decoder)]
     return "/".join(forms)
 
 

@@ -156,9 +156,7 @@ def aggregate_stats(stats: Sequence[Mapping[str, Any]]) -> Row:
     were asked for, ``n_flops`` the number of utterances whose FLOPs were measured.
     """
     row: Row = {name: _mean(_known(stats, name)) for name in _MEANS}
-    row["sparsity"] = _mean(
-        [row[k] for k in ("sparsity_encoder", "sparsity_decoder") if row[k] is not None]
-    )
+    row["sparsity"] = _mean([row[k] for k in ("sparsity_encoder", "sparsity_decoder") if row[k] is not None])
     latency = _known(stats, "latency_s")
     row["latency_s"] = _mean(latency)
     row["latency_median_s"] = statistics.median(latency) if latency else None
@@ -207,9 +205,7 @@ def read_stats(decode_dir: Path, utts: Sequence[Utterance]) -> dict[str, dict[st
             raise ScoringError(f"{file}:{number}: {message}") from None
         for name in _STATS:
             value = entry.get(name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int | float)
-            ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 message = f"{name} must be a number or null, got {value!r}"
                 raise ScoringError(f"{file}:{number}: {utt_id}: {message}")
         if utt_id in stats:
@@ -235,9 +231,7 @@ def _error_scores(
     return row
 
 
-def _translation_scores(
-    group: Group, hyps: Mapping[str, str], n_resamples: int, signatures: dict[str, str]
-) -> Row:
+def _translation_scores(group: Group, hyps: Mapping[str, str], n_resamples: int, signatures: dict[str, str]) -> Row:
     """BLEU and chrF over the group's ST utterances.
 
     BLEU stays null where target languages need different tokenisers: their n-grams are of
@@ -260,9 +254,7 @@ def _translation_scores(
     return row
 
 
-def _require_all(
-    file: Path, what: str, found: Mapping[str, object], utts: Sequence[Utterance]
-) -> None:
+def _require_all(file: Path, what: str, found: Mapping[str, object], utts: Sequence[Utterance]) -> None:
     missing = [u.utt_id for u in utts if u.utt_id not in found]
     if missing:
         count = f"{len(missing)} of {len(utts)} reference utterances have none"

@@ -42,6 +42,7 @@ def add_length_options(parser: argparse.ArgumentParser) -> None:
         default=default.min_chars_per_second,
         help="less text than this does not fit the audio",
     )
+    add("--max_text_chars", type=int, help="longest text in characters")
 
 
 def get_limits(args: argparse.Namespace) -> Limits:
@@ -52,6 +53,7 @@ def get_limits(args: argparse.Namespace) -> Limits:
         max_seconds=args.max_seconds,
         max_chars_per_second=args.max_chars_per_second,
         min_chars_per_second=args.min_chars_per_second,
+        max_text_chars=args.max_text_chars,
     )
 
 

@@ -21,7 +21,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out_dir", required=True, help="data directory to write")
     parser.add_argument("--fs", type=int, default=Limits().fs, help="sample rate in Hz")
     add_length_options(parser)
-    parser.add_argument("--max_text_chars", type=int, help="longest text in characters")
     return parser
 
 
@@ -29,7 +28,7 @@ def main(cmd: Sequence[str] | None = None) -> int:
     """Filter, print what was dropped, return the exit code."""
     args = get_parser().parse_args(cmd)
     try:
-        result = filter_data_dir(args.in_dir, args.out_dir, get_limits(args), args.max_text_chars)
+        result = filter_data_dir(args.in_dir, args.out_dir, get_limits(args))
     except (ValueError, OSError) as error:
         print(f"filter_data: {error}", file=sys.stderr)
         return 1

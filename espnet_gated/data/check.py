@@ -27,6 +27,7 @@ class Limits:
         min_seconds, max_seconds: shortest and longest audio.
         max_chars_per_second: more text than this cannot be said in the time.
         min_chars_per_second: less text than this cannot be all that was said.
+        max_text_chars: longest text; None for any.
 
     Raises:
         ValueError: for limits that nothing can meet.
@@ -37,6 +38,7 @@ class Limits:
     max_seconds: float = 30.0
     max_chars_per_second: float = 40.0
     min_chars_per_second: float = 0.1
+    max_text_chars: int | None = None
 
     def __post_init__(self) -> None:
         if self.fs <= 0:
@@ -49,8 +51,11 @@ class Limits:
         if not 0 <= self.min_chars_per_second < self.max_chars_per_second:
             raise ValueError(
                 "min_chars_per_second must be at least 0 and below max_chars_per_second, got "
-                f"{self.min_chars_per_second} and {self.max_chars_per_second}"
+                f"{self.min_chars_per_second} and {self.max_chars_per_second} "
+                "(--min_chars_per_second, --max_chars_per_second)"
             )
+        if self.max_text_chars is not None and self.max_text_chars < 1:
+            raise ValueError(f"max_text_chars must be at least 1, got {self.max_text_chars} (--max_text_chars)")
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,7 @@ def check_data_dir(
     for utt in utts:
         for fault in length_faults(utt, limits):
             at = tables[fault.file][utt.utt_id][0]
-            problems.append(
-                Problem(str(path / fault.file), at, utt.utt_id, fault.message, fault.kind)
-            )
+            problems.append(Problem(str(path / fault.file), at, utt.utt_id, fault.message, fault.kind))
     if token_list is not None:
         problems += _token_problems(path, Path(token_list), utts, texts)
     return problems
@@ -166,6 +169,9 @@ def length_faults(utt: Utterance, limits: Limits) -> Iterator[Fault]:
     elif rate < limits.min_chars_per_second:
         message = f"{says}, below {limits.min_chars_per_second} (--min_chars_per_second)"
         yield Fault("text", "too-little-text", message)
+    if limits.max_text_chars is not None and len(utt.text) > limits.max_text_chars:
+        message = f"text has {len(utt.text)} characters, above {limits.max_text_chars} (--max_text_chars)"
+        yield Fault("text", "long-text", message)
 
 
 def _token_problems(

@@ -56,9 +56,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        return (
-            f"{place}: {self.utt_id}: {self.message}" if self.utt_id else f"{place}: {self.message}"
-        )
+        return f"{place}: {self.utt_id}: {self.message}" if self.utt_id else f"{place}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -269,9 +267,7 @@ def swap_in(new: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-def _assemble(
-    path: Path, utt_id: str, tables: Mapping[str, Table]
-) -> tuple[Utterance | None, list[Problem]]:
+def _assemble(path: Path, utt_id: str, tables: Mapping[str, Table]) -> tuple[Utterance | None, list[Problem]]:
     """One utterance out of all files, with the problems it has."""
     problems = []
     for name, table in tables.items():
@@ -321,9 +317,7 @@ def _spk2utt_problems(path: Path, utt2spk: Table, spk2utt: Table) -> list[Proble
     problems = []
     for spk, utt in sorted(wanted - listed):
         line = spk2utt[spk][0] if spk in spk2utt else 0
-        problems.append(
-            Problem(file, line, utt, f"not listed under its speaker {spk!r}", "speakers")
-        )
+        problems.append(Problem(file, line, utt, f"not listed under its speaker {spk!r}", "speakers"))
     for spk, utt in sorted(listed - wanted):
         message = f"listed under speaker {spk!r}, against utt2spk"
         problems.append(Problem(file, spk2utt[spk][0], utt, message, "speakers"))

@@ -51,7 +51,6 @@ def filter_data_dir(
     in_dir: str | Path,
     out_dir: str | Path,
     limits: Limits | None = None,
-    max_text_chars: int | None = None,
 ) -> FilterResult:
     """Write the good utterances of ``in_dir`` to ``out_dir``, with ``filter_log.json``.
 
@@ -62,19 +61,15 @@ def filter_data_dir(
         in_dir: data directory; may be unsorted or hold broken utterances.
         out_dir: data directory to write (atomically).
         limits: allowed lengths and sample rate.
-        max_text_chars: longest text; None for any.
 
     Raises:
         DataDirError: for a file that is missing or broken as a whole, no utterance left, or
             ``out_dir`` the same as ``in_dir``.
-        ValueError: for a ``max_text_chars`` below 1.
     """
     in_dir, out_dir, limits = Path(in_dir), Path(out_dir), limits or Limits()
     if in_dir.resolve() == out_dir.resolve():
         raise DataDirError(f"{out_dir}: the output directory must not be the input directory")
-    if max_text_chars is not None and max_text_chars < 1:
-        raise ValueError(f"max_text_chars must be at least 1, got {max_text_chars}")
-    made_from = _made_from(in_dir, limits, max_text_chars)
+    made_from = _made_from(in_dir, limits)
     if (done := _done(out_dir, made_from)) is not None:
         return done
     utts, problems = parse_data_dir(in_dir)
@@ -82,7 +77,7 @@ def filter_data_dir(
     audio = AudioProbe(limits.fs)
     kept = []
     for utt in utts:
-        reasons = dropped.get(utt.utt_id, []) + _reasons(utt, audio, limits, max_text_chars)
+        reasons = dropped.get(utt.utt_id, []) + _reasons(utt, audio, limits)
         if reasons:
             dropped[utt.utt_id] = reasons
         else:
@@ -114,17 +109,13 @@ def _broken(problems: Iterable[Problem]) -> dict[str, list[tuple[str, str]]]:
     return dropped
 
 
-def _reasons(utt: Utterance, audio: AudioProbe, limits: Limits, max_text_chars: int | None) -> list[tuple[str, str]]:
+def _reasons(utt: Utterance, audio: AudioProbe, limits: Limits) -> list[tuple[str, str]]:
     """Why a readable utterance is dropped; empty for a good one."""
     faults = [*audio.faults(utt.wav, utt.num_samples), *length_faults(utt, limits)]
-    reasons = [(fault.kind, fault.message) for fault in faults]
-    if max_text_chars is not None and len(utt.text) > max_text_chars:
-        message = f"text has {len(utt.text)} characters, above {max_text_chars} (--max_text_chars)"
-        reasons.append(("long-text", message))
-    return reasons
+    return [(fault.kind, fault.message) for fault in faults]
 
 
-def _made_from(in_dir: Path, limits: Limits, max_text_chars: int | None) -> dict[str, Any]:
+def _made_from(in_dir: Path, limits: Limits) -> dict[str, Any]:
     """All that decides the output, to see whether an earlier one still holds."""
     files = {}
     for name in FILES:
@@ -135,7 +126,6 @@ def _made_from(in_dir: Path, limits: Limits, max_text_chars: int | None) -> dict
         "in_dir": str(in_dir.resolve()),
         "files": files,
         "limits": asdict(limits),
-        "max_text_chars": max_text_chars,
     }
 
 

@@ -132,6 +132,8 @@ def test_every_problem_is_listed_not_only_the_first(data):
 def test_impossible_limits(data, capsys):
     assert check_data.main([str(data), "--min_seconds", "5", "--max_seconds", "2"]) == 1
     assert "got 5.0 and 2.0 (--min_seconds, --max_seconds)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="max_text_chars must be at least 1, got 0"):
+        Limits(max_text_chars=0)
     with pytest.raises(ValueError, match="fs must be above 0, got 0"):
         check_data_dir(data, fs=0)
 
@@ -153,7 +155,7 @@ def test_filter_keeps_good_utterances(data, tmp_path, utts, capsys):
 
 
 def test_filter_drops_by_length_and_reason(data, tmp_path, utts):
-    result = filter_data_dir(data, tmp_path / "out", Limits(min_seconds=1.5), max_text_chars=8)
+    result = filter_data_dir(data, tmp_path / "out", Limits(min_seconds=1.5, max_text_chars=8))
     assert read_data_dir(tmp_path / "out") == [utts[2]]
     kinds = {utt: [kind for kind, _ in why] for utt, why in result.dropped.items()}
     assert kinds == {"eva-1-asr": ["short", "long-text"], "eva-2-asr": ["long-text"]}
@@ -177,11 +179,11 @@ def test_filter_again_does_nothing_until_something_changes(data, tmp_path):
     again = filter_data_dir(data, out)
     assert again.done_before and again.kept == 3
     assert (out / "text").stat().st_mtime_ns == before
-    assert not filter_data_dir(data, out, max_text_chars=8).done_before
+    assert not filter_data_dir(data, out, Limits(max_text_chars=8)).done_before
     edit(data / "text", "Good day", "Hello")
-    assert not filter_data_dir(data, out, max_text_chars=8).done_before
+    assert not filter_data_dir(data, out, Limits(max_text_chars=8)).done_before
     (out / "utt2lang").unlink()
-    assert not filter_data_dir(data, out, max_text_chars=8).done_before
+    assert not filter_data_dir(data, out, Limits(max_text_chars=8)).done_before
 
 
 def test_filter_errors(data, tmp_path, capsys):
