@@ -72,6 +72,12 @@ def test_audio_that_cannot_be_used(data, tmp_path, capsys):
         assert lines[1:] == [f"{data}: 1 problem(s): 1 {kind}"]
 
 
+def test_empty_path_is_one_problem(data, capsys):
+    edit(data / "wav.scp", str(data.parent / "1.wav"), "")
+    code, lines = lines_of(capsys, str(data))
+    assert code == 1 and lines[:-1] == [f"{data}/wav.scp:1: eva-1-asr: audio path is empty"]
+
+
 def test_number_of_samples_against_audio(data, capsys):
     edit(data / "utt2num_samples", "eva-2-asr 32000", "eva-2-asr 31999")
     code, lines = lines_of(capsys, str(data))
