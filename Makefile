@@ -37,11 +37,11 @@ venv: $(STAMP)
 
 # The stamp comes last: an install that was cut short is done again. pip brings only uv (recent
 # pips refuse a dependency of espnet), and uv brings the exact versions of the lock.
-$(STAMP): requirements.lock setup.py pyproject.toml
+$(STAMP): requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 		echo "Python >= 3.10 is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true);" \
 			"name another one: make PYTHON=python3.11 …" >&2; exit 1; }
-	@$(BIN)/uv --version 2>/dev/null | grep -q '^uv $(UV_VERSION)\b' || { \
+	@$(BIN)/uv --version 2>/dev/null | grep -q '^uv $(UV_VERSION)\b' && $(BIN)/python -c '' 2>/dev/null || { \
 		echo "Making $(VENV)"; \
 		$(PYTHON) -m venv --clear $(VENV); \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }

@@ -1,8 +1,16 @@
-"""Package metadata. The version is written here only; at run time it is read from the installed metadata."""
+"""Package metadata. The version is written in ``espnet_gated/__init__.py`` only."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+INIT = (HERE / "espnet_gated" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "([^"]+)"$', INIT, flags=re.MULTILINE)
+if VERSION is None:
+    raise RuntimeError('espnet_gated/__init__.py: no line __version__ = "..."')
+README = HERE / "README.md"
 
 extras = {
     # The recipes: synthesis of the embedded corpus, scoring, progress and plots.
@@ -29,11 +37,9 @@ extras["dev"] = [
 
 setup(
     name="espnet_gated",
-    version="0.1.0",
+    version=VERSION.group(1),
     description="ESPnet speech-to-text models that skip the modules an utterance does not need",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-    if Path(__file__).with_name("README.md").exists()
-    else "",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
     long_description_content_type="text/markdown",
     packages=find_packages(include=["espnet_gated", "espnet_gated.*"]),
     python_requires=">=3.10",

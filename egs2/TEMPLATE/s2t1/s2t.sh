@@ -28,6 +28,7 @@ tasks=               # such as "asr st_eng"
 local_data_opts=     # options of local/data.sh
 filter_args=         # limits of lengths, for filtering and checking
 nbpe=1000
+token_args=          # options of bin.tokenize, such as "--time_resolution 30.0" for no time symbols between
 num_stats_utts=1000  # utterances for the statistics of the features (all: every one)
 
 # Models
@@ -63,6 +64,9 @@ $(sed -nE '/^help_message/q; s/^([a-z_][a-z0-9_]*)=(.*)$/    --\1 \2/p' "$0")"
 for option in corpus train_set valid_set test_sets langs tasks; do
     [ -n "${!option}" ] || die "--${option} is needed (see --help)"
 done
+for item in ${sparsities}; do
+    [[ ${item} =~ ^0(\.[0-9]+)?(,0(\.[0-9]+)?)?$ ]] || die "sparsity must be in [0, 1), got ${item} (--sparsities)"
+done
 for item in s2t gated control inference; do
     [[ ${item} = @(gated|control) && " ${systems} " != *" ${item} "* ]] && continue
     file=${item}_config
@@ -77,8 +81,12 @@ given_dense_exp=${dense_exp}
 : "${dense_exp:=${expdir}/s2t_dense${suffix}}" "${control_args:=${gated_args}}"
 gated_exp="${expdir}/s2t_gated${suffix}"
 control_exp="${expdir}/s2t_control${suffix}"
-epoch_lines='s/.*INFO: ([0-9]+epoch results): \[train\] .*[ ,](loss=[^,]*).*\[valid\] .*[ ,](loss=[^,]*),.*[ ,](acc=[^,]*),.*/\1: train \2, valid \3, \4/p
-s/.*INFO: (.* was saved to resume.*|The training was finished.*|.*restored.*|Niter: .*)/\1/p'
+# sed scripts: the lines of long work that are shown while it runs
+epoch_lines='s/.*INFO: (The training was finished.*|The training was resumed.*|Niter: .*)/\1/p
+/epoch results:/ {
+    s/.*INFO: //; s/[a-z_0-9]*=nan, //g; s/(, )?total_count=[0-9]*(, )?/ /g
+    s/(iter_time|forward_time|backward_time|optim_step_time|train_time|grad_norm|clip|loss_scale|optim0_lr0)=[^,]*, //gp
+}'
 decode_lines='s/.*(decoded [0-9]+.*|.*utterances.*)/\1/p'
 trap 'kill -TERM 0' INT # background decoders do not see Ctrl-C
 
@@ -186,10 +194,10 @@ fi
 
 if in_stage 3; then
     log "Stage 3: token list"
-    if begin "${token_dir}" tokens "${raw}/${train_set}/text" "${nbpe}" "${langs}" "${tasks}"; then
+    if begin "${token_dir}" tokens "${raw}/${train_set}"/{text,text.ctc} "${nbpe}" "${langs}" "${tasks}" "${token_args}"; then
         # shellcheck disable=SC2086
-        run "${token_dir}/tokenize.log" p ${python} -m espnet_gated.bin.tokenize --text "${raw}/${train_set}/text" \
-            --output_dir "${token_dir}" --nbpe "${nbpe}" --langs ${langs} --tasks ${tasks}
+        run "${token_dir}/tokenize.log" p ${python} -m espnet_gated.bin.tokenize --text "${raw}/${train_set}"/{text,text.ctc} \
+            --output_dir "${token_dir}" --nbpe "${nbpe}" --langs ${langs} --tasks ${tasks} ${token_args}
         finish
     fi
 fi

@@ -12,6 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --langs "eng spa fra ita rus" \
     --tasks "asr st_eng st_spa st_fra st_ita st_rus" \
     --nbpe 700 \
+    --token_args "--time_resolution 30.0" \
     --nj 2 \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \

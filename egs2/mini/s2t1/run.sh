@@ -36,6 +36,7 @@ esac
     --test_sets test \
     --langs "deu fra ita" \
     --tasks "asr st_eng" \
+    --token_args "--time_resolution 30.0" \
     --nj 2 \
     --local_data_opts "--scale ${scale}" \
     --s2t_config conf/train_s2t_dense.yaml \

@@ -11,10 +11,11 @@ data_options() {
 
 # The batch type that a training uses: its options win over its YAML.
 batch_type_of() {
-    local words
-    words=$(grep -oE -- '--batch_type[ =]+[a-z]+' <<<"$2" | tail -n 1) \
-        || words=$(grep -E '^batch_type:' "$1") || words=folded
-    grep -oE '[a-z]+' <<<"${words}" | tail -n 1
+    local found
+    found=$(sed -nE "s/^batch_type:[ '\"]*([a-z]+).*/\1/p" "$1"
+        tr -s ' =\n' '\n' <<<"$2" | sed -n '/^--batch_type$/{n;p}')
+    found=$(tail -n 1 <<<"${found}")
+    echo "${found:-folded}" # ESPnet's default
 }
 
 # ESPnet batches by the lengths found in stage 4, but `unsorted` takes the order of any file of keys: a shuffled one.

@@ -1,0 +1,192 @@
+"""The shell parts of the recipes: options, steps that resume, keys for ESPnet's trainer."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = ROOT / "egs2" / "TEMPLATE" / "s2t1"
+MINI = ROOT / "egs2" / "mini" / "s2t1"
+
+
+def bash(script, *args, cwd=TEMPLATE):
+    command = ["bash", "-c", f"set -euo pipefail\n{script}", "script.sh", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+OPTIONS = """
+some_name=default
+flag=false
+. utils/parse_options.sh
+echo "${some_name}|${flag}|$*"
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([], "default|false|"),
+        (["--some_name", "a b"], "a b|false|"),
+        (["--some-name", "x", "--flag", "true"], "x|true|"),
+        (["--some_name=a=b", "rest", "--flag"], "a=b|false|rest --flag"),
+        (["--some_name", ""], "|false|"),
+        (["--some_name", "--max_epoch 1"], "--max_epoch 1|false|"),
+        (["--", "--flag"], "default|false|--flag"),
+    ],
+)
+def test_options_are_parsed(args, expected):
+    result = bash(OPTIONS, *args)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--unknown", "1"], "unknown option --unknown"),
+        (["--PATH", "/tmp"], "unknown option --PATH"),
+        (["--some_name"], "--some_name needs a value"),
+        (["--flag", "yes"], "--flag must be true or false, got 'yes'"),
+    ],
+)
+def test_impossible_options_end_with_one_line(args, message):
+    result = bash(OPTIONS, *args)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+STEP = """
+. utils/steps.sh
+dir=$1; input=$2; word=$3; shift 3
+if begin ${MODE:-} "${dir}" work "${input}" "${word}"; then
+    "$@"
+    finish
+fi
+"""
+
+
+def step(path, *command, word="word", mode="", worker="touch"):
+    script = f"MODE={mode}\n{STEP}"
+    return bash(script, path / "out", path / "input", word, *(command or (worker, path / "ran")))
+
+
+def test_a_finished_step_runs_again_only_for_other_inputs(tmp_path):
+    ran = tmp_path / "ran"
+    (tmp_path / "input").write_text("1")
+
+    def runs(**options):
+        ran.unlink(missing_ok=True)
+        assert step(tmp_path, **options).returncode == 0
+        return ran.exists()
+
+    assert runs()
+    assert not runs()
+    assert runs(word="other")
+    assert not runs(word="other")
+    (tmp_path / "input").write_text("2")
+    assert runs(word="other")
+
+
+def test_a_failed_step_is_not_finished(tmp_path):
+    (tmp_path / "input").write_text("1")
+    assert step(tmp_path, "false").returncode == 1
+    assert not list((tmp_path / "out").glob(".*.done*"))
+    assert step(tmp_path).returncode == 0
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("mode", ["", "--wipe", "--aside"])
+def test_what_other_inputs_left_behind(tmp_path, mode):
+    (tmp_path / "input").write_text("1")
+    out = tmp_path / "out"
+    assert step(tmp_path, "false", mode=mode).returncode == 1
+    (out / "checkpoint").write_text("half-way")
+    (out / "decode_x").mkdir()
+    assert step(tmp_path, "false", mode=mode).returncode == 1
+    assert (out / "checkpoint").exists(), "the same inputs go on where it stopped"
+    assert step(tmp_path, "true", word="other", mode=mode).returncode == 0
+    assert (out / "checkpoint").exists() == (mode == "")
+    old = list(tmp_path.glob("out.old.*"))
+    assert len(old) == (mode == "--aside")
+    if old:
+        assert (old[0] / "checkpoint").exists()
+        assert not (old[0] / "decode_x").exists()
+
+
+def test_a_failing_command_shows_the_end_of_its_log(tmp_path):
+    script = '. utils/steps.sh\nrun "$1/log/x.log" p bash -c "echo one; echo two >&2; exit 7"'
+    result = bash(script, tmp_path)
+    assert result.returncode == 7
+    assert result.stdout.split()[-2:] == ["one", "two"]
+    assert "two" in result.stderr
+    assert f"{tmp_path}/log/x.log" in result.stderr.splitlines()[-1]
+
+
+TRAINER = """
+raw=raw stats_dir=stats num_stats_utts=$1
+. utils/steps.sh
+. utils/trainer_options.sh
+shape_options "$2" "$3"
+"""
+
+
+@pytest.mark.parametrize(
+    ("yaml", "args", "num_stats_utts", "expected"),
+    [
+        ("batch_type: unsorted", "", "10", "stats/train/keys"),
+        ("batch_type: numel", "--batch_type unsorted", "10", "stats/train/keys"),
+        ("batch_type: 'unsorted'  # shuffled", "", "10", "stats/train/keys"),
+        ("batch_type: numel", "", "all", "stats/train/speech_shape"),
+        ("", "", "all", "stats/train/speech_shape"),
+        ("batch_type: numel", "", "10", None),
+        ("", "--batch_type=numel", "10", None),
+    ],
+)
+def test_shape_files_suit_the_batch_type(tmp_path, yaml, args, num_stats_utts, expected):
+    config = tmp_path / "train.yaml"
+    config.write_text(f"{yaml}\n")
+    result = bash(TRAINER, num_stats_utts, config, args)
+    if expected is None:
+        assert result.returncode == 1
+        assert "--num_stats_utts all" in result.stderr
+    else:
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.split()[:2] == ["--train_shape_file", expected]
+
+
+@pytest.mark.parametrize("n", ["1", "7", "100", "all"])
+def test_keys_are_spaced_and_shuffled(tmp_path, n):
+    text = tmp_path / "text"
+    ids = [f"utt{i:03d}" for i in range(60)]
+    text.write_text("".join(f"{i} words\n" for i in ids))
+    load = ". utils/trainer_options.sh\n"
+    spaced = bash(f'{load}spaced_keys "$1" "$2"', n, text).stdout.split()
+    assert len(spaced) == (60 if n in ("100", "all") else int(n))
+    assert spaced == sorted(set(spaced) & set(ids))
+    shuffled = [bash(f'{load}shuffled_keys "$1" "$2"', seed, text).stdout for seed in "112"]
+    assert shuffled[0] == shuffled[1] != shuffled[2]
+    keys = [line.split()[0] for line in shuffled[0].splitlines()]
+    assert sorted(keys) == ids != keys
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--corpus", ""], "--corpus is needed"),
+        (["--s2t_config", "conf/none.yaml"], "no such file: conf/none.yaml"),
+        (["--systems", "dense sparse"], "unknown system 'sparse'"),
+        (["--sparsities", "0.0 1.3"], "sparsity must be in [0, 1), got 1.3"),
+        (["--sparsities", "0.5,x"], "sparsity must be in [0, 1), got 0.5,x"),
+        (["--scale", "huge"], "--scale must be full or smoke, got 'huge'"),
+        (["word"], "words that are no option: word"),
+    ],
+)
+def test_a_recipe_refuses_before_it_starts(tmp_path, args, message):
+    places = [f"--{name}dir={tmp_path}/{name}" for name in ("data", "dump", "exp")]
+    result = subprocess.run([MINI / "run.sh", *places, *args], capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert not list(tmp_path.iterdir())

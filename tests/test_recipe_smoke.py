@@ -1,0 +1,100 @@
+"""The mini recipe at smoke scale, every stage: from audio to the table of results."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).resolve().parents[1] / "egs2" / "mini" / "s2t1" / "run.sh"
+SYSTEMS = {("espnet", 0.0), ("dense", 0.0), ("control", 0.0), ("gated", 0.0), ("gated", 0.5)}
+COLUMNS = (
+    "corpus set task src tgt system sparsity skipped_encoder skipped_decoder wer cer bleu chrf gflops latency_s rtf n"
+).split()
+
+pytestmark = [pytest.mark.recipe, pytest.mark.timeout(1800)]
+
+
+def run(place, *options):
+    dirs = [f"--{name}dir={place / name}" for name in ("data", "dump", "exp")]
+    result = subprocess.run([RUN, "--scale", "smoke", *dirs, *options], capture_output=True, text=True, timeout=1500)
+    assert result.returncode == 0, f"{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("mini")
+
+
+@pytest.fixture(scope="module")
+def output(place):
+    return run(place)
+
+
+@pytest.fixture(scope="module")
+def rows(place, output):
+    return json.loads((place / "exp" / "results.json").read_text(encoding="utf-8"))
+
+
+def test_every_system_has_its_rows(rows):
+    assert {(r["system"], r["sparsity"] or 0.0) for r in rows} == SYSTEMS
+    for row in rows:
+        assert set(COLUMNS) <= set(row)
+        assert (row["corpus"], row["set"]) == ("mini", "test")
+        assert row["n"] > 0 and row["latency_s"] > 0 and row["rtf"] > 0
+        assert (row["wer"] is not None) == (row["task"] in ("asr", "all"))
+    pairs = {(r["task"], r["src"], r["tgt"]) for r in rows}
+    assert pairs >= {("asr", "deu", "deu"), ("st", "ita", "eng"), ("asr", "all", "all"), ("all", "all", "all")}
+
+
+def overall(rows, system, sparsity=0.0):
+    (row,) = (r for r in rows if (r["task"], r["system"], r["sparsity"] or 0.0) == ("all", system, sparsity))
+    return row
+
+
+def test_dense_decoding_is_espnet_s(place, rows):
+    """Same weights, same search: what our decoding writes is what ESPnet's writes."""
+    files = [place / "exp" / "s2t_dense" / f"decode_{n}" / "test" / "1best_recog" / "text" for n in ("espnet", "dense")]
+    espnet, dense = (file.read_text(encoding="utf-8") for file in files)
+    assert espnet == dense
+    assert overall(rows, "espnet")["wer"] == overall(rows, "dense")["wer"]
+
+
+def test_closed_gates_spend_less(rows):
+    dense, closed = overall(rows, "dense"), overall(rows, "gated", 0.5)
+    assert closed["skipped_encoder"] >= 0.4 and closed["skipped_decoder"] >= 0.4
+    assert closed["gflops"] < dense["gflops"]
+
+
+def test_the_table_is_printed_and_written(place, output):
+    for text in (output, (place / "exp" / "RESULTS.md").read_text(encoding="utf-8")):
+        for system, _ in SYSTEMS:
+            assert system in text
+
+
+def files_of(place):
+    rewritten = {"results.json", "RESULTS.md", "data.log"}
+    return {
+        str(file.relative_to(place)): os.stat(file).st_mtime_ns
+        for file in place.rglob("*")
+        if file.is_file() and file.name not in rewritten
+    }
+
+
+def test_a_second_run_does_nothing_new(place, output):
+    before = files_of(place)
+    again = run(place)
+    assert files_of(place) == before
+    assert "Training" not in again and "Decoding" not in again
+
+
+def test_a_run_that_was_cut_short_goes_on(place, output):
+    (cut,) = place.glob("exp/s2t_gated/decode_s0.5/test/.decode.done")
+    cut.unlink()
+    before = files_of(place)
+    run(place, "--stage", "7")
+    changed = {name for name, time in files_of(place).items() if before.get(name) != time}
+    assert changed
+    assert all("s2t_gated/decode_s0.5" in name for name in changed)
