@@ -1,6 +1,7 @@
 """Gated ESPnet speech-to-text models: every utterance runs only the modules it needs.
 
-Importing the package makes the gated names choosable in ESPnet's YAML (they are registered when ESPnet's task module is imported, so this
+Importing the package makes the gated names choosable in ESPnet's YAML (they are registered when ESPnet's task module
+is imported, so this
 import stays light).
 """
 

@@ -1,7 +1,9 @@
 """Run any ESPnet command line with the gated classes registered.
 
-``python -m espnet_gated -m espnet2.bin.s2t_train …``, ``python -m espnet_gated -c "…"`` or ``python -m espnet_gated script.py …``: what stands behind
-``-m espnet_gated`` is what would stand behind ``python``, so ``python3 -m espnet_gated`` can be given as ``--python`` to ESPnet's recipes.
+``python -m espnet_gated -m espnet2.bin.s2t_train …``, ``python -m espnet_gated -c "…"`` or ``python -m espnet_gated
+script.py …``: what stands behind
+``-m espnet_gated`` is what would stand behind ``python``, so ``python3 -m espnet_gated`` can be given as ``--python``
+to ESPnet's recipes.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
 from espnet.nets.pytorch_backend.transformer.mask import subsequent_mask
+from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -33,7 +33,8 @@ class HypothesisState:
 class GatedTransformerDecoder(TransformerDecoder):
     """``decoder: gated_transformer``: gated self-attention, source attention and feed-forward, and a key/value cache.
 
-    ``score`` and ``batch_score`` serve ESPnet's searches; ``start`` and ``step`` serve :mod:`espnet_gated.inference.search`.
+    ``score`` and ``batch_score`` serve ESPnet's searches; ``start`` and ``step`` serve
+    :mod:`espnet_gated.inference.search`.
     """
 
     def __init__(self, *args: Any, gating: Mapping[str, Any] | None = None, **kwargs: Any):
@@ -44,13 +45,15 @@ class GatedTransformerDecoder(TransformerDecoder):
             gating: options of :class:`espnet_gated.gating.config.GatingConfig`.
         """
         super().__init__(*args, **kwargs)
+        self.gate(gating)
+
+    def gate(self, gating: Mapping[str, Any] | None) -> None:
+        """Give the ready-built layers their gated classes and make the predictor."""
         for layer in self.decoders:
             layer.__class__ = GatedDecoderLayer
         config = GatingConfig.from_yaml(gating)
         size = self._output_size_bf_softmax
-        self.gate_predictor = make_predictor(
-            "decoder", self.decoders, size, config, memory=config.nominal_memory
-        )
+        self.gate_predictor = make_predictor("decoder", self.decoders, size, config, memory=config.nominal_memory)
         self.token_context: TokenContext | None = None
         self._listeners: list[GatePredictor] = []
 
@@ -95,9 +98,7 @@ class GatedTransformerDecoder(TransformerDecoder):
             scores before softmax (B, L, vocab), or a tuple of it and hidden states; lengths (B,).
         """
         tgt_mask = (~make_pad_mask(ys_in_lens)[:, None, :]).to(ys_in_pad.device)
-        tgt_mask = tgt_mask & subsequent_mask(tgt_mask.size(-1), device=tgt_mask.device).unsqueeze(
-            0
-        )
+        tgt_mask = tgt_mask & subsequent_mask(tgt_mask.size(-1), device=tgt_mask.device).unsqueeze(0)
         memory_mask = (~make_pad_mask(hlens, maxlen=hs_pad.size(1)))[:, None, :].to(hs_pad.device)
         gates = self.decide(hs_pad, memory_mask, ys_in_pad)
 
@@ -122,7 +123,8 @@ class GatedTransformerDecoder(TransformerDecoder):
     def decide(self, memory: Tensor, mask: Tensor | None, ys: Tensor) -> Gates:
         """Gates of a batch.
 
-        The context is what the model or the search has set; where nobody has, it is read from the tokens behind ``<sos>``.
+        The context is what the model or the search has set; where nobody has, it is read from the tokens behind
+        ``<sos>``.
 
         Args:
             memory: (B, T, size) encoder output.
@@ -194,9 +196,7 @@ class GatedTransformerDecoder(TransformerDecoder):
         return ((scores, hidden) if return_hs else scores), new_cache
 
     # -- ESPnet's scorer interface ----------------------------------------------------------------
-    def score(
-        self, ys: Tensor, state: HypothesisState | None, x: Tensor, return_hs: bool = False
-    ) -> tuple[Any, ...]:
+    def score(self, ys: Tensor, state: HypothesisState | None, x: Tensor, return_hs: bool = False) -> tuple[Any, ...]:
         """Score one hypothesis.
 
         Args:
@@ -236,19 +236,13 @@ class GatedTransformerDecoder(TransformerDecoder):
         new_states = [HypothesisState(cache, row) for row in range(len(ys))]
         return ((scores, hidden) if return_hs else scores), new_states
 
-    def _cache_of(
-        self, ys: Tensor, states: Sequence[HypothesisState | None], xs: Tensor
-    ) -> DecoderCache:
+    def _cache_of(self, ys: Tensor, states: Sequence[HypothesisState | None], xs: Tensor) -> DecoderCache:
         first = states[0]
         if first is None:
-            shared = (
-                xs.size(0) == 1 or xs.stride(0) == 0
-            )  # ESPnet expands one utterance for its hypotheses
+            shared = xs.size(0) == 1 or xs.stride(0) == 0  # ESPnet expands one utterance for its hypotheses
             if not shared:
                 return self.start(xs, None, ys)
             return self.start(xs[:1], None, ys[:1]).select([0] * len(ys))
         if any(s is None or s.cache is not first.cache for s in states):
-            raise ValueError(
-                "the hypotheses of one batch_score call must come from one earlier call"
-            )
+            raise ValueError("the hypotheses of one batch_score call must come from one earlier call")
         return first.cache.select([s.row for s in states if s is not None])

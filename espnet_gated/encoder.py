@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from espnet2.asr.ctc import CTC
-from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
 from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError, check_short_utt
+from espnet2.asr.ctc import CTC
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -50,6 +50,14 @@ class GatedEncoderMixin:
     """
 
     layer_class: ClassVar[type[nn.Module]]
+    # What ESPnet's class brings.
+    encoders: Any
+    embed: Any
+    after_norm: Any
+    conditioning_layer: Any
+    interctc_use_conditioning: bool
+    training: bool
+    output_size: Any
 
     def __init__(self, *args: Any, gating: Mapping[str, Any] | None = None, **kwargs: Any):
         """Build ESPnet's encoder and gate it.
@@ -59,6 +67,10 @@ class GatedEncoderMixin:
             gating: options of :class:`espnet_gated.gating.config.GatingConfig`.
         """
         super().__init__(*args, **kwargs)
+        self.gate(gating)
+
+    def gate(self, gating: Mapping[str, Any] | None) -> None:
+        """Give the ready-built layers their gated classes and make the predictor."""
         for layer in self.encoders:
             layer.__class__ = self.layer_class
         config = GatingConfig.from_yaml(gating)
@@ -114,7 +126,8 @@ class GatedEncoderMixin:
     def _embed(self, xs_pad: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
         if self.embed is None:
             return xs_pad, mask
-        # Sequential, linear and embedding inputs keep the length; every other input layer subsamples and wants the mask.
+        # Sequential, linear and embedding inputs keep the length; every other input layer subsamples and wants the
+        # mask.
         subsamples = not isinstance(self.embed, (nn.Sequential, nn.Linear, nn.Embedding))
         if not subsamples:
             return self._maybe_checkpoint(0, self.embed, xs_pad), mask
@@ -128,9 +141,7 @@ class GatedEncoderMixin:
             )
         return self._maybe_checkpoint(0, self.embed, xs_pad, mask)
 
-    def _run_layer(
-        self, index: int, layer: nn.Module, x: Any, mask: Tensor, gates: Gates
-    ) -> tuple[Any, Tensor]:
+    def _run_layer(self, index: int, layer: nn.Module, x: Any, mask: Tensor, gates: Gates) -> tuple[Any, Tensor]:
         return self._maybe_checkpoint(index + 1, layer, x, mask, None, gates.layer(index))
 
     def _maybe_checkpoint(self, position: int, module: nn.Module, *inputs: Any) -> Any:

@@ -1,6 +1,7 @@
 """Stock ESPnet searches tell gated models the language and task.
 
-``ESPnetS2TModel.encode`` is given audio only; the one place where ESPnet's inference says the language and the task before encoding is
+``ESPnetS2TModel.encode`` is given audio only; the one place where ESPnet's inference says the language and the task
+before encoding is
 ``BeamSearch.set_hyp_primer``. It is wrapped so that a gated decoder among the scorers hears of it.
 """
 

@@ -10,9 +10,7 @@ from typing import Any
 # ESPnet task module → attribute holding its choices → name → "module:class". Loaded when ``register`` is called.
 CLASSES: dict[str, dict[str, dict[str, str]]] = {
     "espnet2.tasks.s2t": {
-        "encoder_choices": {
-            "gated_e_branchformer": "espnet_gated.encoder:GatedEBranchformerEncoder"
-        },
+        "encoder_choices": {"gated_e_branchformer": "espnet_gated.encoder:GatedEBranchformerEncoder"},
         "decoder_choices": {"gated_transformer": "espnet_gated.decoder:GatedTransformerDecoder"},
         "model_choices": {"gated": "espnet_gated.model:GatedESPnetS2TModel"},
     },

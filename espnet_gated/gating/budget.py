@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_BINS_PER_MODULE = (
-    200  # costs are rounded up to bins: at most 1/200 of a mean module is lost on each
-)
+_BINS_PER_MODULE = 200  # costs are rounded up to bins: at most 1/200 of a mean module is lost on each
 
 
 def exact_budget(logits: Sequence[float], costs: Sequence[float], sparsity: float) -> list[bool]:

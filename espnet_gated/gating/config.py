@@ -21,7 +21,8 @@ class GatingConfig:
         target_sparsity: share to skip in training; a range ``(low, high)`` draws one for each utterance.
         dense_prob: share of the utterances that train with everything open when a range is drawn.
         sparsity_unit: what a share counts: ``flops`` or ``modules``.
-        sampler: ``gumbel`` (straight-through Gumbel-Softmax) or ``budget`` (perturb and keep the best within the budget).
+        sampler: ``gumbel`` (straight-through Gumbel-Softmax) or ``budget`` (perturb and keep the best within the
+            budget).
         temperature: start and end, annealed exponentially.
         noise: scale of the budget sampler's noise, start and end, annealed linearly.
         anneal_steps: training updates until temperature and noise are at their end.
@@ -97,9 +98,7 @@ class GatingConfig:
         known = {f.name for f in fields(cls)}
         for name in options:
             if name not in known:
-                raise ValueError(
-                    f"unknown option gating.{name}; known are {', '.join(sorted(known))}"
-                )
+                raise ValueError(f"unknown option gating.{name}; known are {', '.join(sorted(known))}")
         for name, value in options.items():
             if isinstance(value, list):
                 options[name] = tuple(value)
@@ -121,10 +120,9 @@ def check_sparsity(value: float, option: str) -> float:
     return float(value)
 
 
-def parse_sparsity(
-    text: str | float | None, option: str = "--sparsity"
-) -> tuple[float | None, float | None]:
-    """Read the knob: ``0.5`` for encoder and decoder, ``0.3,0.5`` for each; ``None`` or empty leaves the model's default.
+def parse_sparsity(text: str | float | None, option: str = "--sparsity") -> tuple[float | None, float | None]:
+    """Read the knob: ``0.5`` for encoder and decoder, ``0.3,0.5`` for each; ``None`` or empty leaves the model's
+    default.
 
     Raises:
         ValueError: naming the option, the value and what is allowed.

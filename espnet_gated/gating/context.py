@@ -70,7 +70,8 @@ def special_tokens(token_list: Sequence[str]) -> tuple[str, ...]:
 def parse_fields(spec: Mapping[str, Any], token_list: Sequence[str] = ()) -> list[ContextField]:
     """Read the YAML option ``context``.
 
-    ``{lang: token, task: token, speaker: {vector: 192}, device: {category: [phone, server]}}``; the order of the ``token``
+    ``{lang: token, task: token, speaker: {vector: 192}, device: {category: [phone, server]}}``; the order of the
+    ``token``
     fields is their order in the text.
 
     Raises:
@@ -186,6 +187,4 @@ class ContextEncoder(torch.nn.Module):
     @staticmethod
     def _check(name: str, value: Tensor, like: Tensor) -> None:
         if value.size(0) != like.size(0):
-            raise ValueError(
-                f"context {name!r} is for {value.size(0)} utterances, the batch has {like.size(0)}"
-            )
+            raise ValueError(f"context {name!r} is for {value.size(0)} utterances, the batch has {like.size(0)}")

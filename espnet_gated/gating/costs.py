@@ -1,7 +1,9 @@
 """Floating-point operations of a module, as ``torch.utils.flop_counter`` counts them.
 
-Counted are the products (linear, convolution, attention; a multiply-add is two operations); norms, activations and softmax are not.
-The formulas read the sizes off the module, so they hold for every ESPnet feed-forward, attention, cgMLP and convolution module.
+Counted are the products (linear, convolution, attention; a multiply-add is two operations); norms, activations and
+softmax are not.
+The formulas read the sizes off the module, so they hold for every ESPnet feed-forward, attention, cgMLP and
+convolution module.
 """
 
 import torch

@@ -99,11 +99,7 @@ class Gates:
 
     def layer(self, index: int) -> LayerGates:
         """Gates of layer ``index`` (from 0)."""
-        return {
-            name: self._module(column)
-            for column, (layer, name) in enumerate(self.names)
-            if layer == index
-        }
+        return {name: self._module(column) for column, (layer, name) in enumerate(self.names) if layer == index}
 
     def _module(self, column: int) -> ModuleGate:
         if self.soft:
@@ -123,9 +119,7 @@ class Gates:
     def select(self, rows: Tensor) -> "Gates":
         """The gates of some rows (indices, (n,))."""
         host = None if self.host is None else [self.host[i] for i in rows.tolist()]
-        return Gates(
-            self.values[rows], self.names, self.costs, self.logits[rows], self.soft, host=host
-        )
+        return Gates(self.values[rows], self.names, self.costs, self.logits[rows], self.soft, host=host)
 
 
 def all_open(batch: int, names: Sequence[ModuleName], costs: Tensor, like: Tensor) -> Gates:

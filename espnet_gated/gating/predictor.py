@@ -24,7 +24,8 @@ class InferencePolicy:
 
     Attributes:
         sparsity: asked share to skip; ``None``: the model's default.
-        budget: ``exact`` (every utterance within its budget), ``learned`` (logit > 0), ``open`` (dense), ``random`` or ``fixed``
+        budget: ``exact`` (every utterance within its budget), ``learned`` (logit > 0), ``open`` (dense), ``random``
+            or ``fixed``
             (baselines: random masks within the budget; the same mask, ``mask``, for everyone).
         mask: (M,) for ``fixed``.
         seed: of ``random``.
@@ -39,9 +40,12 @@ class InferencePolicy:
 class GatePredictor(torch.nn.Module):
     """Predicts one gate per module and utterance.
 
-    A linear map of the pooled features, the context embedding and an embedding of the asked sparsity are added, passed through one
-    hidden layer and mapped to a logit per module (Someki et al., ICLR 2025, add language and task embeddings to the predictor's input).
-    The log-odds of the asked sparsity are added to every logit, so that an untrained predictor already opens the asked share.
+    A linear map of the pooled features, the context embedding and an embedding of the asked sparsity are added,
+    passed through one
+    hidden layer and mapped to a logit per module (Someki et al., ICLR 2025, add language and task embeddings to the
+    predictor's input).
+    The log-odds of the asked sparsity are added to every logit, so that an untrained predictor already opens the
+    asked share.
 
     Args:
         stack: ``encoder`` or ``decoder``: whose sparsity is meant in a context.
@@ -176,19 +180,13 @@ class GatePredictor(torch.nn.Module):
         if budget == "fixed" and self.policy.mask is not None:
             return list(self.policy.mask)
         if budget == "random":
-            generator = torch.Generator().manual_seed(
-                hash((self.policy.seed, index, *logits)) % 2**31
-            )
+            generator = torch.Generator().manual_seed(hash((self.policy.seed, index, *logits)) % 2**31)
             logits = torch.rand(len(logits), generator=generator).tolist()
         elif budget != "exact":
-            raise ValueError(
-                f"budget must be exact, learned, open, fixed or random, got {budget!r}"
-            )
+            raise ValueError(f"budget must be exact, learned, open, fixed or random, got {budget!r}")
         return [float(v) for v in exact_budget(logits, self.costs.tolist(), sparsity)]
 
-    def set_policy(
-        self, sparsity: float | None = None, budget: str | None = None, **more: object
-    ) -> None:
+    def set_policy(self, sparsity: float | None = None, budget: str | None = None, **more: object) -> None:
         """Choose the sparsity and the kind of budget for the next utterances.
 
         Raises:

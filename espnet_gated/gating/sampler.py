@@ -13,7 +13,8 @@ def logistic_noise(like: Tensor) -> Tensor:
 def gumbel_gates(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Straight-through Gumbel-Softmax over {run, skip}.
 
-    With two classes the Gumbel-Softmax is a sigmoid of the logit plus logistic noise (Jang et al., ICLR 2017): hard forward,
+    With two classes the Gumbel-Softmax is a sigmoid of the logit plus logistic noise (Jang et al., ICLR 2017): hard
+    forward,
     soft backward.
 
     Args:
@@ -48,16 +49,13 @@ def budget_gates(
     scores = logits + noise * logistic_noise(logits) if noise > 0 else logits
     order = scores.detach().argsort(dim=-1, descending=True)
     spent = costs.to(logits)[order].cumsum(-1)
-    # A module is kept when the middle of its cost lies within the budget: unbiased, where «all of it» would skip too much.
+    # A module is kept when the middle of its cost lies within the budget: unbiased, where «all of it» would skip too
+    # much.
     middle = spent - 0.5 * costs.to(logits)[order]
     keep_sorted = middle <= (1.0 - sparsity)[:, None]
     hard = torch.zeros_like(scores).scatter(-1, order, keep_sorted.to(scores))
-    kept = torch.where(hard > 0, scores.detach(), scores.new_full((), torch.inf)).amin(
-        -1, keepdim=True
-    )
-    dropped = torch.where(hard > 0, scores.new_full((), -torch.inf), scores.detach()).amax(
-        -1, keepdim=True
-    )
+    kept = torch.where(hard > 0, scores.detach(), scores.new_full((), torch.inf)).amin(-1, keepdim=True)
+    dropped = torch.where(hard > 0, scores.new_full((), -torch.inf), scores.detach()).amax(-1, keepdim=True)
     low = torch.where(dropped.isinf(), kept - 2.0, dropped)
     high = torch.where(kept.isinf(), dropped + 2.0, kept)
     soft = torch.sigmoid((scores - 0.5 * (low + high)) / temperature)

@@ -1,8 +1,11 @@
 """Key/value cache of a gated Transformer decoder.
 
-ESPnet caches layer outputs and projects keys and values of the whole prefix, and of the whole encoder output, again at every step. Here
-keys and values themselves are kept: the encoder output is projected once per utterance (and never, where ``src_attn`` is closed), and each
-token once. Caches are values: a step returns a new one and leaves the old one usable, so any search may hold, branch or drop them.
+ESPnet caches layer outputs and projects keys and values of the whole prefix, and of the whole encoder output, again
+at every step. Here
+keys and values themselves are kept: the encoder output is projected once per utterance (and never, where ``src_attn``
+is closed), and each
+token once. Caches are values: a step returns a new one and leaves the old one usable, so any search may hold, branch
+or drop them.
 """
 
 from __future__ import annotations
@@ -258,9 +261,7 @@ def _step_self_attn(
     source = torch.cat((*cache.pending, normed), dim=1) if cache.pending else normed
     # With gates fixed for the utterance, closed rows never look at their keys; with gates per token they may, later.
     rows = None if per_token else gate.rows
-    keys, values = project(
-        layer.self_attn, source if rows is None else source.index_select(0, rows)
-    )
+    keys, values = project(layer.self_attn, source if rows is None else source.index_select(0, rows))
     cache = replace(cache, self_kv=cache.self_kv.append(keys, values, rows), pending=())
     kv = cache.self_kv
     mask = _causal(x.size(1), kv.length, x.device)
@@ -283,9 +284,7 @@ def _step_src_attn(
         return layer.run_src_attn(x, gate, layer.src_attn)
     open_rows = range(len(utt_of_row)) if gate.rows is None else gate.rows.tolist()
     utts, counts = _runs([utt_of_row[r] for r in open_rows])
-    keys, values, mask = source.keys_values(
-        layer, None if len(utts) == source.memory.size(0) else tuple(utts)
-    )
+    keys, values, mask = source.keys_values(layer, None if len(utts) == source.memory.size(0) else tuple(utts))
 
     def attend(new: Tensor) -> Tensor:
         normed = layer.before(layer.norm2, new)
@@ -295,9 +294,7 @@ def _step_src_attn(
     return layer.run_src_attn(x, gate, attend, x)
 
 
-def _attend_memory(
-    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, counts: list[int]
-) -> Tensor:
+def _attend_memory(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, counts: list[int]) -> Tensor:
     """Source attention of rows that share their utterance's memory.
 
     The hypotheses of one utterance are queries of one product, so the memory is read once, not once for each.
@@ -314,9 +311,7 @@ def _attend_memory(
     rows, heads, n, d_k = q.shape
     if len(set(counts)) == 1:
         per_utt = counts[0]
-        grouped = (
-            q.view(-1, per_utt, heads, n, d_k).transpose(1, 2).reshape(-1, heads, per_utt * n, d_k)
-        )
+        grouped = q.view(-1, per_utt, heads, n, d_k).transpose(1, 2).reshape(-1, heads, per_utt * n, d_k)
         out = F.scaled_dot_product_attention(grouped, keys, values, mask)
         return out.view(-1, heads, per_utt, n, d_k).transpose(1, 2).reshape(rows, heads, n, d_k)
     index = torch.repeat_interleave(torch.tensor(counts, device=q.device))

@@ -29,9 +29,7 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
 
     def module_costs(self, frames: float) -> dict[str, float]:
         """FLOPs of each module on ``frames`` frames; each branch owns its half of the merge."""
-        half_merge = 0.5 * (
-            linear_flops(self.depthwise_conv_fusion, frames) + linear_flops(self.merge_proj, frames)
-        )
+        half_merge = 0.5 * (linear_flops(self.depthwise_conv_fusion, frames) + linear_flops(self.merge_proj, frames))
         costs = {}
         for name in self.gated_modules:
             module = getattr(self, name)
@@ -53,16 +51,12 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
             output shaped as ``x_input``, and the mask.
         """
         if cache is not None:
-            raise NotImplementedError(
-                "cache is not supported by E-Branchformer layers (as in ESPnet)"
-            )
+            raise NotImplementedError("cache is not supported by E-Branchformer layers (as in ESPnet)")
         gate = (gates or {}).get
         x, pos_emb = x_input if isinstance(x_input, tuple) else (x_input, None)
 
         if self.feed_forward_macaron is not None:
-            x = add_gated(
-                x, gate("feed_forward_macaron", OPEN), self._macaron, x, scale=self.ff_scale
-            )
+            x = add_gated(x, gate("feed_forward_macaron", OPEN), self._macaron, x, scale=self.ff_scale)
         x = self._branches(x, pos_emb, mask, gate("attn", OPEN), gate("cgmlp", OPEN))
         if self.feed_forward is not None:
             x = add_gated(x, gate("feed_forward", OPEN), self._feed_forward, x, scale=self.ff_scale)
@@ -81,9 +75,7 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
     def _cgmlp(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.dropout(self.cgmlp(self.norm_mlp(x), mask))
 
-    def _branches(
-        self, x: Tensor, pos_emb: Tensor | None, mask: Tensor, attn: ModuleGate, cgmlp: ModuleGate
-    ) -> Tensor:
+    def _branches(self, x: Tensor, pos_emb: Tensor | None, mask: Tensor, attn: ModuleGate, cgmlp: ModuleGate) -> Tensor:
         x1 = run_gated(attn, self._attn, x, pos_emb, mask)
         x2 = run_gated(cgmlp, self._cgmlp, x, mask)
         either = attn.either(cgmlp)
@@ -108,9 +100,7 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
         return self.dropout(self.merge_proj(both + local))
 
     def _can_split(self) -> bool:
-        return isinstance(
-            self.merge_proj, torch.nn.Linear
-        )  # a quantised one has no weight to slice
+        return isinstance(self.merge_proj, torch.nn.Linear)  # a quantised one has no weight to slice
 
     def _slice(self, index: int) -> slice:
         return slice(index * self.size, (index + 1) * self.size)

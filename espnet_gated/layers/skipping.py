@@ -33,16 +33,10 @@ def run_gated(gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Any) -> Tens
     batch = gate.value.size(0)
     part = fn(*(_rows(x, gate.rows, batch) for x in inputs))
     output = part.new_zeros(batch, *part.shape[1:])
-    return (
-        output.index_copy_(0, gate.rows, part)
-        if not part.requires_grad
-        else output.index_copy(0, gate.rows, part)
-    )
+    return output.index_copy_(0, gate.rows, part) if not part.requires_grad else output.index_copy(0, gate.rows, part)
 
 
-def add_gated(
-    x: Tensor, gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Any, scale: float = 1.0
-) -> Tensor:
+def add_gated(x: Tensor, gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Any, scale: float = 1.0) -> Tensor:
     """``x + scale · gate · fn(*inputs)``."""
     output = run_gated(gate, fn, *inputs)
     if output is None:

@@ -66,9 +66,7 @@ class GatedDecoderLayer(DecoderLayer):
             (B, L, size), tgt_mask, memory, memory_mask.
         """
         if pre_memory is not None:
-            return super().forward(
-                tgt, tgt_mask, memory, memory_mask, cache, pre_memory, pre_memory_mask
-            )
+            return super().forward(tgt, tgt_mask, memory, memory_mask, cache, pre_memory, pre_memory_mask)
         gate = (gates or {}).get
         if cache is None:
             query, query_mask = tgt, tgt_mask
@@ -78,27 +76,19 @@ class GatedDecoderLayer(DecoderLayer):
         if query_mask is not None and query_mask.size(0) != query.size(0):
             query_mask = query_mask.expand(query.size(0), -1, -1)
 
-        x = self.run_self_attn(
-            query, gate("self_attn", OPEN), self._attend_self, query, tgt, query_mask
-        )
-        x = self.run_src_attn(
-            x, gate("src_attn", OPEN), self._attend_source, x, memory, memory_mask
-        )
+        x = self.run_self_attn(query, gate("self_attn", OPEN), self._attend_self, query, tgt, query_mask)
+        x = self.run_src_attn(x, gate("src_attn", OPEN), self._attend_source, x, memory, memory_mask)
         x = self.run_feed_forward(x, gate("feed_forward", OPEN))
         if cache is not None:
             x = torch.cat([cache, x], dim=1)
         return x, tgt_mask, memory, memory_mask
 
     # The three residual blocks, shared by the training graph and by cached decoding (espnet_gated.inference.cache).
-    def run_self_attn(
-        self, x: Tensor, gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Tensor | None
-    ) -> Tensor:
+    def run_self_attn(self, x: Tensor, gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
         """``x + g · self_attn``, with the layer's norm before or after."""
         return self._block(x, gate, fn, self.norm1, *inputs)
 
-    def run_src_attn(
-        self, x: Tensor, gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Tensor | None
-    ) -> Tensor:
+    def run_src_attn(self, x: Tensor, gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
         """``x + g · src_attn``, with the layer's norm before or after."""
         return self._block(x, gate, fn, self.norm2, *inputs)
 

@@ -1,0 +1,180 @@
+"""Decode a test set at a chosen sparsity.
+
+``python -m espnet_gated.bin.s2t_inference`` takes ESPnet's ``espnet2.bin.s2t_inference`` options and some more. With
+``--data_dir`` the language and
+task of each utterance are read from ``utt2lang`` and ``utt2task``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.bin.s2t_inference import get_parser as get_espnet_parser
+from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+from espnet2.utils.types import str2bool, str_or_none
+from tqdm import tqdm
+
+from espnet_gated.gating.config import parse_sparsity
+from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_request, read_items, symbol
+from espnet_gated.inference.baseline import ESPnetBaseline
+from espnet_gated.inference.speech2text import Request, Speech2Text
+from espnet_gated.inference.writer import DecodeWriter, environment
+
+MODEL_OPTIONS = (
+    "s2t_train_config s2t_model_file lm_train_config lm_file ngram_file token_type bpemodel maxlenratio minlenratio
+    dtype "
+    "beam_size ctc_weight lm_weight ngram_weight penalty nbest normalize_length quantize_s2t_model quantize_lm "
+    "predict_time partial_ar threshold_probability max_seq_len max_mask_parallel"
+).split()
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """ESPnet's options, and ours."""
+    parser = get_espnet_parser()
+    parser.description = "S2T decoding at a chosen sparsity"
+    for action in parser._actions:
+        if action.dest == "data_path_and_name_and_type":
+            action.required = False
+        if action.dest == "dtype":
+            action.choices = ["bfloat16", "float16", "float32", "float64"]
+    group = parser.add_argument_group("Gating related")
+    group.add_argument("--sparsity", type=str_or_none, help='share to skip: "0.5", or "0.3,0.5" for encoder,decoder')
+    group.add_argument("--budget", choices=["exact", "learned", "random", "open"], help="how logits become gates")
+    group.add_argument("--data_dir", type=str_or_none, help="data directory to decode (wav.scp, utt2lang, utt2task)")
+    group.add_argument("--engine", choices=["gated", "espnet"], default="gated", help="espnet: ESPnet's own search")
+    group.add_argument("--system", type=str_or_none, help="name of this system in the tables")
+    group.add_argument("--pad_to_speech_length", type=str2bool, default=True, help="pad to the training length")
+    group.add_argument("--exact_nbest", type=str2bool, help="stop where ESPnet stops (default: if nbest > 1)")
+    group.add_argument("--measure_flops", type=str2bool, default=False, help="count FLOPs (second pass)")
+    group.add_argument("--flops_every", type=int, default=10, help="count FLOPs of every n-th utterance")
+    return parser
+
+
+def build(args: argparse.Namespace) -> Speech2Text | ESPnetBaseline:
+    """Load the model that the options ask for."""
+    options = {name: getattr(args, name) for name in MODEL_OPTIONS}
+    options["device"] = "cuda" if args.ngpu > 0 else "cpu"
+    options["lang_sym"], options["task_sym"] = symbol(args.lang_sym), symbol(args.task_sym)
+    options["quantize_modules"], options["quantize_dtype"] = args.quantize_modules, args.quantize_dtype
+    if args.engine == "espnet":
+        if args.sparsity:
+            raise ValueError(f"sparsity {args.sparsity} needs --engine gated (--sparsity)")
+        return ESPnetBaseline(**options)
+    if args.model_tag is not None:
+        del options["s2t_train_config"], options["s2t_model_file"]
+    return Speech2Text.from_pretrained(
+        args.model_tag,
+        sparsity=args.sparsity,
+        budget=args.budget,
+        pad_to_speech_length=args.pad_to_speech_length,
+        exact_nbest=args.exact_nbest,
+        **options,
+    )
+
+
+def find_items(args: argparse.Namespace) -> list[Item]:
+    """The utterances to decode."""
+    key_file = None if args.key_file is None else Path(args.key_file)
+    if args.data_dir is not None:
+        folder = Path(args.data_dir)
+        return read_items(folder / "wav.scp", folder, key_file)
+    triples = args.data_path_and_name_and_type or []
+    speech = [path for path, name, _ in triples if name == "speech"]
+    if len(speech) != 1:
+        raise DecodeInputError("give --data_dir, or one --data_path_and_name_and_type PATH,speech,sound")
+    return read_items(Path(speech[0]), Path(speech[0]).parent, key_file)
+
+
+def decode(args: argparse.Namespace) -> None:
+    """Decode everything and write the decoding directory."""
+    asked = parse_sparsity(args.sparsity)
+    items = find_items(args)
+    set_all_random_seed(args.seed)
+    model = build(args)
+    fs = int(model.preprocessor_conf["fs"])
+    common = {
+        "engine": args.engine,
+        "beam_size": args.beam_size,
+        "batch_size": args.batch_size,
+        "sparsity_encoder": asked[0] or 0.0,
+        "sparsity_decoder": asked[1] or 0.0,
+    }
+    meta = environment() | common
+    meta |= {
+        "system": args.system or args.engine,
+        "seed": args.seed,
+        "checkpoint": args.s2t_model_file or args.model_tag,
+    }
+    meta |= {"dtype": args.dtype, "quantized": args.quantize_s2t_model, "budget": args.budget, "device": model.device}
+    _warm_up(model, items[0], fs)
+    counted = {item.utt_id for item in items[:: args.flops_every]} if args.measure_flops else set()
+    with DecodeWriter(args.output_dir, meta) as writer, tqdm(total=len(items), unit="utt", mininterval=1.0) as bar:
+        for batch in batches(items, args.batch_size, by_length=args.engine == "gated"):
+            requests = [load_request(item, fs) for item in batch]
+            results = _decode_batch(model, batch, requests)
+            for item, request, result, stats in zip(batch, requests, results, model.stats, strict=True):
+                flops = _flops(model, request) if item.utt_id in counted else {}
+                writer.write(item.utt_id, result, _stats_row(item, args, stats) | common | flops)
+            bar.update(len(batch))
+
+
+def _decode_batch(model: Any, batch: list[Item], requests: list[Request]) -> list[Any]:
+    try:
+        return model.decode_batch(requests)
+    except TooShortUttError as error:
+        names = ", ".join(item.utt_id for item in batch)
+        raise DecodeInputError(f"{batch[0].wav}: utterance {names}: audio is too short: it {error}") from None
+
+
+def _warm_up(model: Any, item: Item, fs: int) -> None:
+    """Decode one utterance untimed: the first call allocates."""
+    _decode_batch(model, [item], [load_request(item, fs)])
+
+
+def _flops(model: Any, request: Request) -> dict[str, float]:
+    counts = {name: value / 1e9 for name, value in model.measure_flops(request).items()}
+    named = {f"gflops_{name}": value for name, value in counts.items()}
+    return named | {"gflops": sum(counts.values())}
+
+
+def _stats_row(item: Item, args: argparse.Namespace, stats: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "lang": (item.lang or symbol(args.lang_sym) or "").strip("<>"),
+        "task": (item.task or symbol(args.task_sym) or "").strip("<>"),
+        "seconds": stats.seconds,
+        "latency_s": stats.encode_s + stats.search_s,
+        "encode_s": stats.encode_s,
+        "search_s": stats.search_s,
+        "steps": stats.steps,
+        "gflops": None,
+        "gflops_encoder": None,
+        "gflops_decoder": None,
+    }
+    for stack in ("encoder", "decoder"):
+        row[f"skipped_{stack}"] = stats.skipped.get(stack, 0.0)
+        row[f"gates_{stack}"] = stats.gates.get(stack, {})
+    return row
+
+
+def main(cmd: list[str] | None = None) -> int:
+    """Run the command line; exit status 1 and one clear line for bad input."""
+    args = get_parser().parse_args(cmd)
+    logging.basicConfig(level=args.log_level, format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s")
+    try:
+        decode(args)
+    except (ValueError, OSError) as error:
+        print(f"s2t_inference: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps({"output_dir": args.output_dir, "threads": torch.get_num_threads()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Utterances to decode, read from a data directory or from ESPnet's data triples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from espnet_gated.inference.speech2text import Request
+
+
+@dataclass(frozen=True)
+class Item:
+    """An utterance of a test set."""
+
+    utt_id: str
+    lang: str | None
+    task: str | None
+    wav: str
+
+
+class DecodeInputError(ValueError):
+    """Something to decode is missing or unusable; the message names file and utterance."""
+
+
+def symbol(name: str | None) -> str | None:
+    """``deu`` or ``<deu>`` → ``<deu>`` (angle brackets are awkward in a shell)."""
+    return None if name is None else f"<{name.strip('<>')}>"
+
+
+def read_table(path: Path) -> dict[str, str]:
+    """Read a file of two columns.
+
+    Raises:
+        DecodeInputError: naming the file and line of a line without a value.
+    """
+    table = {}
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.split(maxsplit=1)
+            if len(fields) < 2:
+                raise DecodeInputError(f"{path}:{number}: expected an id and a value, got {line.rstrip()!r}")
+            table[fields[0]] = fields[1].strip()
+    return table
+
+
+def read_items(wav_scp: Path, context_dir: Path | None, key_file: Path | None = None) -> list[Item]:
+    """List the utterances of a ``wav.scp``.
+
+    Args:
+        wav_scp: ``utt path``.
+        context_dir: directory that may hold ``utt2lang`` and ``utt2task``.
+        key_file: only the ids in its first column.
+
+    Raises:
+        DecodeInputError: for a missing file or audio.
+    """
+    if not wav_scp.is_file():
+        raise DecodeInputError(f"{wav_scp}: no such file")
+    wavs = read_table(wav_scp)
+    if key_file is not None:
+        if not key_file.is_file():
+            raise DecodeInputError(f"{key_file}: no such file (--key_file)")
+        wanted = [line.split()[0] for line in key_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        unknown = [utt for utt in wanted if utt not in wavs]
+        if unknown:
+            raise DecodeInputError(f"{key_file}: utterance {unknown[0]} is not in {wav_scp}")
+        wavs = {utt: wavs[utt] for utt in wanted}
+    tables = {}
+    for name in ("utt2lang", "utt2task"):
+        path = None if context_dir is None else context_dir / name
+        tables[name] = read_table(path) if path is not None and path.is_file() else {}
+    for utt, wav in wavs.items():
+        if not Path(wav).is_file():
+            raise DecodeInputError(f"{wav_scp}: utterance {utt}: audio {wav} does not exist")
+    return [
+        Item(utt, symbol(tables["utt2lang"].get(utt)), symbol(tables["utt2task"].get(utt)), wav)
+        for utt, wav in wavs.items()
+    ]
+
+
+def load_request(item: Item, fs: int) -> Request:
+    """Read the audio of an utterance.
+
+    Args:
+        item: what to read.
+        fs: sampling rate the model wants, Hz.
+
+    Raises:
+        DecodeInputError: if the file is unreadable, empty or of another rate.
+    """
+    try:
+        speech, rate = soundfile.read(item.wav, dtype="float32", always_2d=True)
+    except (RuntimeError, OSError) as error:
+        raise DecodeInputError(f"{item.wav}: utterance {item.utt_id}: unreadable audio ({error})") from None
+    if rate != fs:
+        raise DecodeInputError(f"{item.wav}: utterance {item.utt_id}: rate is {rate} Hz, the model wants {fs} Hz")
+    if len(speech) == 0:
+        raise DecodeInputError(f"{item.wav}: utterance {item.utt_id}: audio is empty")
+    mono = np.ascontiguousarray(speech.mean(axis=1))
+    return Request(mono, lang_sym=item.lang, task_sym=item.task)
+
+
+def batches(items: Sequence[Item], size: int, by_length: bool) -> Iterator[list[Item]]:
+    """Batches of at most ``size``; sorted by duration where several are decoded together."""
+    if by_length and size > 1:
+        items = sorted(items, key=lambda item: soundfile.info(item.wav).frames, reverse=True)
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])

@@ -1,0 +1,412 @@
+"""``Speech2Text`` with a sparsity knob, cached decoding and batches."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from espnet.nets.beam_search import Hypothesis
+from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
+from torch import Tensor
+from torch.nn import functional as F
+
+from espnet_gated.analysis.flops import measure_flops
+from espnet_gated.gating.config import parse_sparsity
+from espnet_gated.gating.context import GatingContext, TokenContext
+from espnet_gated.gating.gates import Gates
+from espnet_gated.gating.predictor import GatePredictor
+from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
+from espnet_gated.inference.search import CachedBeamSearch
+from espnet_gated.twin import gate_in_place, load_weights
+
+Speech: TypeAlias = Any
+"""Waveform: tensor or numpy array, (samples,) or (samples, 1)."""
+Result = list[tuple[str | None, list[str], list[int], str | None, Hypothesis]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One utterance to decode.
+
+    Attributes:
+        speech: (samples,) or (samples, 1).
+        lang_sym, task_sym: e.g. ``<deu>``, ``<asr>``; ``None``: the defaults of :class:`Speech2Text`.
+        text_prev: previous text to condition on (words or token ids).
+        predict_time: predict timestamps.
+    """
+
+    speech: Speech
+    lang_sym: str | None = None
+    task_sym: str | None = None
+    text_prev: Any = None
+    predict_time: bool | None = None
+
+
+@dataclass(frozen=True)
+class DecodeStats:
+    """What decoding one utterance took.
+
+    Attributes:
+        seconds: of audio.
+        encode_s, search_s: wall-clock seconds (a batch's time is shared out equally).
+        steps: length of the search in tokens.
+        gates: stack → module name (``0.attn``) → 1 open, 0 closed.
+        skipped: stack → share of the gated cost that was skipped.
+    """
+
+    seconds: float
+    encode_s: float
+    search_s: float
+    steps: int
+    gates: dict[str, dict[str, float]]
+    skipped: dict[str, float]
+
+
+class Speech2Text(ESPnetSpeech2Text):
+    """ESPnet's ``Speech2Text`` for gated models: same arguments and results, plus the knob.
+
+    Dense checkpoints are decoded too (with every gate open and the same fast search).
+
+    Examples:
+        >>> speech2text = Speech2Text("exp/s2t_gated/config.yaml", "exp/s2t_gated/valid.acc.best.pth",
+        sparsity="0.3,0.5")
+        >>> speech2text(audio, lang_sym="<deu>", task_sym="<st_eng>")[0][3]
+    """
+
+    def __init__(
+        self,
+        s2t_train_config: Path | str | None = None,
+        s2t_model_file: Path | str | None = None,
+        *args: Any,
+        sparsity: str | float | tuple[float | None, float | None] | None = None,
+        budget: str | None = None,
+        pad_to_speech_length: bool = True,
+        exact_nbest: bool | None = None,
+        quantize_s2t_model: bool = False,
+        quantize_modules: list[str] | None = None,
+        quantize_dtype: str = "qint8",
+        **kwargs: Any,
+    ):
+        """Load a model for decoding.
+
+        Args:
+            s2t_train_config, s2t_model_file, args, kwargs, quantize_…: as in ESPnet.
+            sparsity: share to skip: a number, ``"ENCODER,DECODER"`` or a pair; ``None``: the model's default.
+            budget: ``exact`` or ``learned``; ``None``: the model's default.
+            pad_to_speech_length: pad to the training length as ESPnet does; ``False`` encodes the real length, for
+                models
+                trained so.
+            exact_nbest: search on until ESPnet would stop, so that all of the n-best list is ESPnet's; ``None``: if
+                ``nbest`` > 1.
+
+        Raises:
+            ValueError: for a checkpoint of another shape or a sparsity outside [0, 1).
+        """
+        if s2t_train_config is None and s2t_model_file is not None:
+            s2t_train_config = Path(s2t_model_file).parent / "config.yaml"
+        for path in (s2t_train_config, s2t_model_file):
+            if path is not None and not Path(path).is_file():
+                raise ValueError(f"{path}: no such file")
+        # ESPnet would unpickle the checkpoint and quantise before we can gate: both are done here instead.
+        super().__init__(s2t_train_config, None, *args, **kwargs)
+        if s2t_model_file is not None:
+            load_weights(self.s2t_model, str(s2t_model_file))
+        self.pad_to_speech_length = pad_to_speech_length
+        self.stats: list[DecodeStats] = []
+        self._gate(quantize_s2t_model, quantize_modules or ["Linear"], quantize_dtype)
+        self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest)
+        self.set_sparsity(sparsity, budget)
+
+    # -- set-up -----------------------------------------------------------------------------------
+    def _gate(self, quantize: bool, modules: list[str], dtype: str) -> None:
+        model = self.s2t_model
+        gate_in_place(model)
+        model.eval()
+        if quantize:
+            logging.info("Use quantized s2t model for decoding.")
+            kinds = {getattr(torch.nn, name) for name in modules}
+            predictors = self.predictors()
+            for stack in predictors:  # gates are decided by the same numbers whatever the precision
+                getattr(model, stack).gate_predictor = None
+            torch.quantization.quantize_dynamic(model, qconfig_spec=kinds, dtype=getattr(torch, dtype), inplace=True)
+            for stack, predictor in predictors.items():
+                getattr(model, stack).gate_predictor = predictor
+
+    def _prepare_search(self, exact_nbest: bool) -> None:
+        search = self.beam_search
+        ctc = search.part_scorers.get("ctc") if hasattr(search, "part_scorers") else None
+        if ctc is not None:
+            primed = PrimedCTCPrefixScorer(ctc.ctc, ctc.eos)
+            search.scorers["ctc"] = search.part_scorers["ctc"] = primed
+        if not self.partial_ar and CachedBeamSearch.suits(search):
+            search.__class__ = CachedBeamSearch
+            search.exact_nbest = exact_nbest
+
+    def predictors(self) -> dict[str, GatePredictor]:
+        """Gate predictors by stack name."""
+        stacks = {"encoder": self.s2t_model.encoder, "decoder": self.s2t_model.decoder}
+        found = {name: getattr(stack, "gate_predictor", None) for name, stack in stacks.items()}
+        return {name: p for name, p in found.items() if p is not None}
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the checkpoint has trained gates (a dense one stays open)."""
+        return hasattr(self.s2t_model, "set_sparsity")
+
+    def set_sparsity(
+        self,
+        sparsity: str | float | tuple[float | None, float | None] | None = None,
+        budget: str | None = None,
+    ) -> None:
+        """Choose what the next utterances skip; see ``__init__``.
+
+        Raises:
+            ValueError: if a sparsity is outside [0, 1), or asked of a dense checkpoint.
+        """
+        encoder, decoder = sparsity if isinstance(sparsity, tuple) else parse_sparsity(sparsity)
+        if self.is_gated:
+            self.s2t_model.set_sparsity(encoder, decoder, budget)
+        elif encoder or decoder:
+            raise ValueError(f"sparsity {sparsity} was asked of a dense checkpoint, which has no gates (--sparsity)")
+
+    # -- decoding ---------------------------------------------------------------------------------
+    @torch.no_grad()
+    def __call__(
+        self,
+        speech: Speech,
+        text_prev: Any = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
+        predict_time: bool | None = None,
+        sparsity: str | float | tuple[float | None, float | None] | None = None,
+    ) -> Any:
+        """Decode one utterance. Arguments and result as in ESPnet.
+
+        Args:
+            sparsity: for this utterance and the next ones; ``None`` keeps what is set.
+        """
+        if sparsity is not None:
+            self.set_sparsity(sparsity)
+        return self.decode_batch([Request(speech, lang_sym, task_sym, text_prev, predict_time)])[0]
+
+    @torch.no_grad()
+    def decode_batch(self, requests: Sequence[Request]) -> list[Any]:
+        """Decode several utterances together: the same results as one by one, with each utterance's own gates.
+
+        When memory runs out, the batch is halved.
+
+        Returns:
+            one result for each request; ``stats`` holds what each took.
+        """
+        try:
+            return self._decode(requests)
+        except (torch.OutOfMemoryError, MemoryError):
+            if len(requests) == 1:
+                raise
+            logging.warning("out of memory with %d utterances: halving the batch", len(requests))
+            half = len(requests) // 2
+            first = self.decode_batch(requests[:half])
+            stats = self.stats
+            second = self.decode_batch(requests[half:])
+            self.stats = stats + self.stats
+            return first + second
+
+    def _decode(self, requests: Sequence[Request]) -> list[Any]:
+        primers = [self._primer(r) for r in requests]
+        speech = [self._prepare(r.speech) for r in requests]
+        start = time.perf_counter()
+        encoded = self._encode(speech, primers)
+        middle = time.perf_counter()
+        results: list[Any] = [None] * len(requests)
+        steps = [0] * len(requests)
+        gates: list[dict[str, tuple[Gates, int]]] = [dict(e.gates) for e in encoded]
+        for group in _groups([len(p) for p in primers]):
+            hyps = self._search([encoded[i] for i in group], [primers[i] for i in group], gates, group)
+            for i, found in zip(group, hyps, strict=True):
+                results[i] = self._result(found, encoded[i])
+                steps[i] = max((len(h.yseq) for h in found), default=0) - len(primers[i])
+        end = time.perf_counter()
+        share = 1.0 / len(requests)
+        self.stats = [
+            DecodeStats(
+                seconds=r.speech.shape[0] / self.preprocessor_conf["fs"],
+                encode_s=(middle - start) * share,
+                search_s=(end - middle) * share,
+                steps=steps[i],
+                gates={stack: _gate_table(g, row) for stack, (g, row) in gates[i].items()},
+                skipped={stack: float(g.skipped()[row]) for stack, (g, row) in gates[i].items()},
+            )
+            for i, r in enumerate(requests)
+        ]
+        return results
+
+    @torch.no_grad()
+    def measure_flops(self, request: Request) -> dict[str, float]:
+        """Decode one utterance while counting what is computed: ``encoder`` (with frontend) and ``decoder`` (whole search)."""
+        primer, speech = self._primer(request), self._prepare(request.speech)
+        encoded, encoder = measure_flops(lambda: self._encode([speech], [primer]))
+        _, decoder = measure_flops(lambda: self._search(encoded, [primer], [{}], [0]))
+        return {"encoder": encoder, "decoder": decoder}
+
+    def _primer(self, request: Request) -> list[int]:
+        """Tokens the search starts with, as ESPnet builds them."""
+        to_id = self.converter.token2id
+        lang, task = request.lang_sym or self.lang_sym, request.task_sym or self.task_sym
+        for option, symbol in (("lang_sym", lang), ("task_sym", task)):
+            if symbol not in to_id:
+                raise ValueError(f"{symbol} is not in the token list (--{option})")
+        predict_time = self.predict_time if request.predict_time is None else request.predict_time
+        primer = [self.s2t_model.sos, to_id[lang], to_id[task]]
+        if not predict_time:
+            primer.append(to_id[self.preprocessor_conf["notime_symbol"]])
+        previous = request.text_prev
+        if previous is None:
+            return primer
+        if isinstance(previous, str):
+            previous = self.converter.tokens2ids(self.tokenizer.text2tokens(previous))
+        previous = list(map(int, previous))
+        return primer if self.s2t_model.na in previous else [self.s2t_model.sop, *previous, *primer]
+
+    def _prepare(self, speech: Speech) -> Tensor:
+        """One channel, trimmed (and padded, unless the model was trained without) to the training length."""
+        wave = torch.as_tensor(speech)
+        if wave.dim() == 2 and wave.size(1) == 1:
+            wave = wave.squeeze(1)
+        if wave.dim() != 1:
+            raise ValueError(f"speech must be (samples,) or (samples, 1), got {tuple(wave.shape)}")
+        longest = int(self.preprocessor_conf["fs"] * self.preprocessor_conf["speech_length"])
+        wave = wave[:longest]
+        if self.pad_to_speech_length:
+            wave = F.pad(wave, (0, longest - wave.numel()))
+        return wave.to(device=self.device, dtype=getattr(torch, self.dtype))
+
+    def _encode(self, speech: list[Tensor], primers: list[list[int]]) -> list[_Encoded]:
+        """Encode utterances of equal length together: ESPnet's convolutions would see the padding of unequal ones."""
+        encoded: list[_Encoded | None] = [None] * len(speech)
+        for group in _groups([s.numel() for s in speech]):
+            batch = torch.stack([speech[i] for i in group])
+            lengths = torch.full((len(group),), batch.size(1), device=batch.device)
+            self._announce([primers[i] for i in group])
+            out, frames = self.s2t_model.encode(batch, lengths)
+            out, intermediate = out if isinstance(out, tuple) else (out, None)
+            predictor = self.predictors().get("encoder")
+            for row, i in enumerate(group):
+                gates = {"encoder": (predictor.last, row)} if predictor is not None and predictor.last else {}
+                inter = None if intermediate is None else [(n, h[row : row + 1]) for n, h in intermediate]
+                encoded[i] = _Encoded(out[row, : int(frames[row])], inter, gates)
+        return [e for e in encoded if e is not None]
+
+    def _announce(self, primers: list[list[int]]) -> None:
+        """Let the predictors see the language and task tokens of the primers."""
+        token_context: TokenContext | None = getattr(self.s2t_model, "token_context", None)
+        context = None
+        if token_context is not None:
+            longest = max(map(len, primers))
+            padded = torch.tensor([p + [-1] * (longest - len(p)) for p in primers], device=self.device)
+            context = GatingContext(token_context.from_primer(padded))
+        for predictor in self.predictors().values():
+            predictor.current = context
+
+    def _search(
+        self,
+        encoded: list[_Encoded],
+        primers: list[list[int]],
+        gates: list[dict[str, tuple[Gates, int]]],
+        group: list[int],
+    ) -> list[list[Hypothesis]]:
+        self._announce(primers)
+        search = self.beam_search
+        if isinstance(search, CachedBeamSearch):
+            memory = torch.nn.utils.rnn.pad_sequence([e.memory for e in encoded], batch_first=True)
+            lengths = [e.memory.size(0) for e in encoded]
+            found = search.search_batch(memory, lengths, primers, self.maxlenratio, self.minlenratio)
+            decided = self.predictors()["decoder"].last
+            assert decided is not None
+            for row, i in enumerate(group):
+                gates[i]["decoder"] = (decided, row)
+            return found
+        found = []
+        for row, (e, primer) in enumerate(zip(encoded, primers, strict=True)):
+            search.set_hyp_primer(primer)
+            for scorer in getattr(search, "part_scorers", {}).values():
+                if isinstance(scorer, PrimedCTCPrefixScorer):
+                    scorer.set_primer(primer)
+            found.append(search(x=e.memory, maxlenratio=self.maxlenratio, minlenratio=self.minlenratio))
+            predictor = self.predictors().get("decoder")
+            if predictor is not None and predictor.last is not None:
+                gates[group[row]]["decoder"] = (predictor.last, 0)
+        return found
+
+    def _result(self, hyps: list[Hypothesis], encoded: _Encoded) -> Any:
+        results: Result = [self._words(hyp) for hyp in hyps[: self.nbest]]
+        if encoded.intermediate is None:
+            return results
+        return results, self._decode_interctc(encoded.intermediate)
+
+    def _words(self, hyp: Hypothesis) -> tuple[str | None, list[str], list[int], str | None, Hypothesis]:
+        """Text, tokens, ids, text without special tokens, hypothesis: what ESPnet returns for each hypothesis."""
+        ids = list(map(int, hyp.yseq))[1 if self.partial_ar else 0 : -1]
+        if not self.partial_ar:
+            ids = ids[ids.index(self.s2t_model.sos) + 1 :]
+        ids = [i for i in ids if i != self.s2t_model.blank_id]
+        tokens = self.converter.ids2tokens(ids)
+        plain = [t for t in tokens if not (t[0] == "<" and t[-1] == ">")]
+        if self.tokenizer is None:
+            return None, tokens, ids, None, hyp
+        return self.tokenizer.tokens2text(tokens), tokens, ids, self.tokenizer.tokens2text(plain), hyp
+
+    @staticmethod
+    def from_pretrained(model_tag: str | None = None, **kwargs: Any) -> Speech2Text:
+        """Load a model from a folder or a hub tag.
+
+        Args:
+            model_tag: a folder with ``config.yaml`` and a checkpoint, or a tag for ``espnet_model_zoo``; ``None``:
+                paths are in
+                ``kwargs``.
+            kwargs: arguments of :class:`Speech2Text`.
+        """
+        if model_tag is not None and Path(model_tag).is_dir():
+            kwargs.update(_files_of(Path(model_tag)))
+        elif model_tag is not None:
+            try:
+                from espnet_model_zoo.downloader import ModelDownloader
+            except ImportError:
+                raise ValueError(
+                    f"{model_tag} is not a folder, and tags need the package espnet_model_zoo (--model_tag)"
+                ) from None
+            kwargs.update(**ModelDownloader().download_and_unpack(model_tag))
+        return Speech2Text(**kwargs)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    memory: Tensor  # (T, size)
+    intermediate: list[tuple[int, Tensor]] | None
+    gates: dict[str, Any]
+
+
+def _files_of(folder: Path) -> dict[str, str]:
+    """Configuration and checkpoint of a model folder."""
+    config = folder / "config.yaml"
+    checkpoints = sorted(folder.glob("*.pth"), key=lambda p: ("ave" not in p.name, "best" not in p.name, p.name))
+    if not config.is_file() or not checkpoints:
+        raise ValueError(f"{folder}: needs config.yaml and a .pth file (--model_tag)")
+    return {"s2t_train_config": str(config), "s2t_model_file": str(checkpoints[0])}
+
+
+def _groups(keys: Sequence[int]) -> list[list[int]]:
+    """Indices grouped by key, longest first."""
+    groups: dict[int, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    return [groups[key] for key in sorted(groups, reverse=True)]
+
+
+def _gate_table(gates: Gates, row: int) -> dict[str, float]:
+    values = gates.host[row] if gates.host is not None else gates.values[row].tolist()
+    return {f"{layer}.{name}": float(v) for (layer, name), v in zip(gates.names, values, strict=True)}

@@ -1,0 +1,81 @@
+"""Turning a ready-built dense ESPnet model into its gated twin, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from torch import nn
+
+from espnet_gated.decoder import GatedTransformerDecoder
+from espnet_gated.encoder import GatedEBranchformerEncoder
+
+TWINS: dict[type[nn.Module], type[nn.Module]] = {
+    EBranchformerEncoder: GatedEBranchformerEncoder,
+    TransformerDecoder: GatedTransformerDecoder,
+}
+
+
+def gate_in_place(model: nn.Module, gating: Mapping[str, Any] | None = None) -> list[str]:
+    """Give the encoder and decoder of a dense ESPnet model their gated classes, with every gate open.
+
+    The dense weights stay; so a dense checkpoint is decoded with the cache and the batched search of this package.
+
+    Args:
+        model: any ESPnet model with ``encoder`` and ``decoder``.
+        gating: options of the (untrained) predictors.
+
+    Returns:
+        names of the stacks that were changed (already gated ones and families without a twin are left alone).
+    """
+    changed = []
+    for name in ("encoder", "decoder"):
+        stack = getattr(model, name, None)
+        twin = TWINS.get(type(stack))
+        if stack is None or twin is None:
+            continue
+        like = next(stack.parameters())
+        stack.__class__ = twin
+        stack.gate(gating)
+        stack.gate_predictor.to(device=like.device, dtype=like.dtype)
+        stack.gate_predictor.set_policy(budget="open")
+        stack.gate_predictor.train(stack.training)
+        changed.append(name)
+    return changed
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load a checkpoint without running code from it.
+
+    A dense checkpoint loads into a gated model: only the gate predictors' keys may be missing.
+
+    Args:
+        model: where to.
+        path: file of a state dict.
+
+    Raises:
+        ValueError: if the file is not a state dict, or its names or shapes are another model's, naming the first of
+            them.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # pickle, zip and torch errors alike mean: not a checkpoint
+        raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    own = model.state_dict()
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, the configuration says {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    missing = [name for name in own if name not in state and ".gate_predictor." not in name]
+    unknown = [name for name in state if name not in own and ".gate_predictor." not in name]
+    for problem, names in (("", wrong), ("missing ", missing), ("unknown ", unknown)):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise ValueError(f"{path}: checkpoint does not fit the configuration: {problem}{names[0]}{more}")
+    model.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
