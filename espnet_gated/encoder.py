@@ -168,6 +168,6 @@ class GatedEncoderMixin:
 
 
 class GatedEBranchformerEncoder(GatedEncoderMixin, EBranchformerEncoder):
-    """``encoder: gated_e_branchformer``: E-Branchformer with gated macaron feed-forward, attention, cgMLP and feed-forward."""
+    """``encoder: gated_e_branchformer``: both branches and both feed-forwards of E-Branchformer are gated."""
 
     layer_class = GatedEBranchformerEncoderLayer

@@ -28,11 +28,11 @@ from espnet_gated.inference.speech2text import Request, Speech2Text
 from espnet_gated.inference.writer import DecodeWriter, environment
 
 MODEL_OPTIONS = (
-    "s2t_train_config s2t_model_file lm_train_config lm_file ngram_file token_type bpemodel maxlenratio minlenratio
-    dtype "
-    "beam_size ctc_weight lm_weight ngram_weight penalty nbest normalize_length quantize_s2t_model quantize_lm "
-    "predict_time partial_ar threshold_probability max_seq_len max_mask_parallel"
-).split()
+    *("s2t_train_config", "s2t_model_file", "lm_train_config", "lm_file", "ngram_file", "token_type", "bpemodel"),
+    *("maxlenratio", "minlenratio", "dtype", "beam_size", "ctc_weight", "lm_weight", "ngram_weight", "penalty"),
+    *("nbest", "normalize_length", "quantize_s2t_model", "quantize_lm", "predict_time", "partial_ar"),
+    *("threshold_probability", "max_seq_len", "max_mask_parallel"),
+)
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -66,7 +66,7 @@ class ESPnetBaseline(ESPnetSpeech2Text):
         return self(r.speech, r.text_prev, r.lang_sym, r.task_sym, r.predict_time)
 
     def measure_flops(self, request: Request) -> dict[str, float]:
-        """Decode one utterance while counting what is computed: ``encoder`` (with frontend) and ``decoder`` (whole search)."""
+        """FLOPs of decoding one utterance: ``encoder`` (with frontend) and ``decoder`` (the whole search)."""
         counts: dict[str, float] = {}
         model, original = self.s2t_model, self.s2t_model.encode
 

@@ -247,7 +247,7 @@ class Speech2Text(ESPnetSpeech2Text):
 
     @torch.no_grad()
     def measure_flops(self, request: Request) -> dict[str, float]:
-        """Decode one utterance while counting what is computed: ``encoder`` (with frontend) and ``decoder`` (whole search)."""
+        """FLOPs of decoding one utterance: ``encoder`` (with frontend) and ``decoder`` (the whole search)."""
         primer, speech = self._primer(request), self._prepare(request.speech)
         encoded, encoder = measure_flops(lambda: self._encode([speech], [primer]))
         _, decoder = measure_flops(lambda: self._search(encoded, [primer], [{}], [0]))
