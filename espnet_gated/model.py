@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
 from espnet2.s2t.espnet_model import ESPnetS2TModel
 from torch import Tensor
 
 from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext, TokenContext, parse_fields
+from espnet_gated.gating.distillation import distillation_loss
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.loss import sparsity_loss
 from espnet_gated.gating.predictor import GatePredictor
@@ -37,6 +39,7 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
         sparsity_level: str = "utterance",
         context: Mapping[str, Any] | None = None,
         context_dropout: float = 0.1,
+        distill_weight: float = 0.0,
         **kwargs: Any,
     ):
         """Build ESPnet's model and connect its gate predictors.
@@ -48,6 +51,8 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
             sparsity_level: ``utterance`` (each against its own target) or ``batch`` (means).
             context: declared contexts, see :func:`espnet_gated.gating.context.parse_fields`.
             context_dropout: probability that a context of an utterance is dropped in training.
+            distill_weight: weight of the distillation loss: the posteriors (attention and CTC) of the same model
+                with every gate open teach the gated one. Costs one more forward pass.
         """
         super().__init__(*args, **kwargs)
         if not 0.0 <= context_dropout <= 1.0:
@@ -55,6 +60,7 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
         self.sparsity_weight = sparsity_weight
         self.sparsity_warmup = sparsity_warmup
         self.sparsity_level = sparsity_level
+        self.distill_weight = distill_weight
         fields = parse_fields(DEFAULT_CONTEXT if context is None else context, self.token_list)
         self.token_context = TokenContext(fields, self.token_list, self.sos)
         for predictor in self.gate_predictors().values():
@@ -114,26 +120,48 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
         Returns:
             loss, statistics (with ``loss_sparsity``, ``sparsity_encoder``, ``sparsity_decoder``), weight.
         """
-        context = self.context_of_text(text)
-        with self.gating(context):
-            loss, stats, weight = super().forward(
-                speech,
-                speech_lengths,
-                text,
-                text_lengths,
-                text_prev,
-                text_prev_lengths,
-                text_ctc,
-                text_ctc_lengths,
-                **kwargs,
-            )
-            penalty = self._sparsity(context, stats)
+        batch = (speech, speech_lengths, text, text_lengths, text_prev, text_prev_lengths, text_ctc, text_ctc_lengths)
+        distill = self.training and self.distill_weight > 0
+        teacher = self._dense_posteriors(batch, kwargs) if distill else None
+        with self.gating(self.context_of_text(text)), _captured(self) as student:
+            loss, stats, weight = super().forward(*batch, **kwargs)
+            penalty = self._sparsity(stats)
+        if teacher is not None:
+            distillation = self._distillation(student, teacher)
+            stats["loss_distill"] = distillation.detach()
+            loss = loss + self.distill_weight * distillation.to(loss)
         if self.training:
             loss = loss + self._weight() * penalty.to(loss)
             stats["loss"] = loss.detach()
         return loss, stats, weight
 
-    def _sparsity(self, context: GatingContext, stats: dict[str, Tensor]) -> Tensor:
+    def _dense_posteriors(self, batch: tuple[Tensor, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the model says with every gate open, in evaluation mode (no dropout, no augmentation)."""
+        policies = {name: p.policy for name, p in self.gate_predictors().items()}
+        self.eval()
+        try:
+            for predictor in self.gate_predictors().values():
+                predictor.set_policy(budget="open")
+            with torch.no_grad(), _captured(self) as teacher:
+                super().forward(*(t.clone() for t in batch), **kwargs)
+        finally:
+            self.train()
+            for name, predictor in self.gate_predictors().items():
+                predictor.policy = policies[name]
+        return teacher
+
+    def _distillation(self, student: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
+        loss: Tensor = torch.zeros(())
+        if "decoder" in student:
+            scores, mask = student["decoder"]
+            loss = (1 - self.ctc_weight) * distillation_loss(scores, teacher["decoder"][0], mask)
+        if self.ctc is not None:
+            frames, mask = student["encoder"]
+            posteriors = self.ctc.ctc_lo(frames), self.ctc.ctc_lo(teacher["encoder"][0])
+            loss = loss.to(frames) + self.ctc_weight * distillation_loss(*posteriors, mask)
+        return loss
+
+    def _sparsity(self, stats: dict[str, Tensor]) -> Tensor:
         penalty: Tensor = torch.zeros(())
         for name, predictor in self.gate_predictors().items():
             gates = predictor.last
@@ -152,3 +180,26 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
         predictors = list(self.gate_predictors().values())
         updates = int(predictors[0].num_updates) if predictors else 0
         return self.sparsity_weight * min(1.0, updates / self.sparsity_warmup)
+
+
+@contextmanager
+def _captured(model: ESPnetS2TModel) -> Iterator[dict[str, Any]]:
+    """Keep what encoder and decoder return inside the ``with`` block: name → (output (B, T, …), mask (B, T))."""
+    found: dict[str, Any] = {}
+
+    def keep_encoder(_: Any, __: Any, result: Any) -> None:
+        out = result[0][0] if isinstance(result[0], tuple) else result[0]
+        found["encoder"] = out, ~make_pad_mask(result[1], maxlen=out.size(1)).to(out.device)
+
+    def keep_decoder(_: Any, inputs: Any, result: Any) -> None:
+        out = result[0][0] if isinstance(result[0], tuple) else result[0]
+        found["decoder"] = out, ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)
+
+    handles = [model.encoder.register_forward_hook(keep_encoder)]
+    if model.decoder is not None:
+        handles.append(model.decoder.register_forward_hook(keep_decoder))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
