@@ -170,7 +170,10 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
             stats[f"sparsity_{name}"] = skipped.detach().mean()
             target = predictor.asked(skipped)
             stats[f"target_{name}"] = target.mean()
-            penalty = penalty.to(skipped) + sparsity_loss(skipped, target, self.sparsity_level)
+            # The budget sampler meets its targets by construction; there the loss teaches the probabilities, so that
+            # thresholding them (the learned budget) gives the asked sparsity too.
+            taught = gates.expected_skipped() if predictor.samples_budgets and gates.soft else skipped
+            penalty = penalty.to(taught) + sparsity_loss(taught, target, self.sparsity_level)
         stats["loss_sparsity"] = penalty.detach()
         return penalty
 

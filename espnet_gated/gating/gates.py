@@ -111,6 +111,11 @@ class Gates:
         """Share of the cost that is skipped, (B,), differentiable in training."""
         return 1.0 - (self.values * self.costs.to(self.values)).sum(-1)
 
+    def expected_skipped(self) -> Tensor:
+        """Share of the cost that would be skipped if every gate were drawn by its probability, (B,) (training only)."""
+        assert self.soft_open is not None
+        return 1.0 - (self.soft_open * self.costs.to(self.soft_open)).sum(-1)
+
     def expand(self, repeats: int) -> "Gates":
         """Repeat every utterance for its ``repeats`` hypotheses: (B * repeats, M)."""
         rows = torch.arange(self.values.size(0), device=self.values.device)

@@ -85,6 +85,11 @@ class GatePredictor(torch.nn.Module):
         """Say which contexts exist (the model knows the vocabulary, the encoder does not)."""
         self.context = ContextEncoder(fields, self.config.hidden_units, dropout)
 
+    @property
+    def samples_budgets(self) -> bool:
+        """Whether training draws masks within each utterance's budget."""
+        return self.config.sampler == "budget"
+
     # -- deciding ---------------------------------------------------------------------------------
     def forward(self, pooled: Tensor) -> Gates:
         """Decide the gates of a batch, under ``current`` context and ``policy``.
@@ -139,7 +144,7 @@ class GatePredictor(torch.nn.Module):
         sparsity = self.asked(pooled)
         logits = self.logits(pooled, sparsity)
         temperature = self._anneal(self.config.temperature, geometric=True)
-        if self.config.sampler == "gumbel":
+        if not self.samples_budgets:
             values, soft_open = gumbel_gates(logits, temperature)
             values = torch.where(sparsity[:, None] > 0, values, torch.ones_like(values))
         else:
