@@ -24,6 +24,7 @@ from tqdm import tqdm
 from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_request, read_items, symbol
 from espnet_gated.inference.baseline import ESPnetBaseline
+from espnet_gated.inference.calibration import load_or_calibrate
 from espnet_gated.inference.speech2text import Request, Speech2Text
 from espnet_gated.inference.writer import DecodeWriter, environment
 
@@ -47,6 +48,8 @@ def get_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("Gating related")
     group.add_argument("--sparsity", type=str_or_none, help='share to skip: "0.5", or "0.3,0.5" for encoder,decoder')
     group.add_argument("--budget", choices=["exact", "learned", "random", "open"], help="how logits become gates")
+    group.add_argument("--rtf", type=float, help="real-time factor wished for: the sparsity is picked by calibration")
+    group.add_argument("--calibration", type=str_or_none, help="calibration file (default: beside the checkpoint)")
     group.add_argument("--data_dir", type=str_or_none, help="data directory to decode (wav.scp, utt2lang, utt2task)")
     group.add_argument("--engine", choices=["gated", "espnet"], default="gated", help="espnet: ESPnet's own search")
     group.add_argument("--system", type=str_or_none, help="name of this system in the tables")
@@ -79,6 +82,17 @@ def build(args: argparse.Namespace) -> Speech2Text | ESPnetBaseline:
     )
 
 
+def _pick_sparsity(args: argparse.Namespace, model: Any, requests: list[Request]) -> float:
+    """The sparsity that keeps to ``--rtf`` on this machine."""
+    if args.sparsity is not None or not getattr(model, "is_gated", False):
+        raise ValueError(f"rtf {args.rtf} needs a gated model and no --sparsity (--rtf)")
+    checkpoint = str(args.s2t_model_file or args.model_tag)
+    path = Path(args.calibration or f"{checkpoint}.calibration.json")
+    sparsity = load_or_calibrate(path, model, requests, checkpoint).sparsity_for(args.rtf)
+    logging.info("rtf %s: sparsity %s by %s", args.rtf, sparsity, path)
+    return sparsity
+
+
 def find_items(args: argparse.Namespace) -> list[Item]:
     """The utterances to decode."""
     key_file = None if args.key_file is None else Path(args.key_file)
@@ -99,6 +113,9 @@ def decode(args: argparse.Namespace) -> None:
     set_all_random_seed(args.seed)
     model = build(args)
     fs = int(model.preprocessor_conf["fs"])
+    if args.rtf is not None:
+        asked = (_pick_sparsity(args, model, [load_request(item, fs) for item in items[:8]]),) * 2
+        model.set_sparsity(asked, args.budget)
     common = {
         "engine": args.engine,
         "beam_size": args.beam_size,

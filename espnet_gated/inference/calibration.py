@@ -1,0 +1,100 @@
+"""A budget as a wish in time: which sparsity decodes at a given real-time factor on this machine."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from espnet_gated.inference.speech2text import Request, Speech2Text
+from espnet_gated.inference.writer import cpu_model
+
+GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Real-time factors measured at several sparsities (of encoder and decoder alike).
+
+    Attributes:
+        sparsities: rising.
+        rtf: seconds of decoding per second of audio at each.
+        machine, threads, beam_size, checkpoint: what they hold for.
+    """
+
+    sparsities: tuple[float, ...]
+    rtf: tuple[float, ...]
+    machine: str
+    threads: int
+    beam_size: int
+    checkpoint: str
+
+    def sparsity_for(self, wanted: float) -> float:
+        """The least sparsity whose real-time factor is at most ``wanted`` (linear between the measured points).
+
+        Raises:
+            ValueError: if not even the highest sparsity is that fast.
+        """
+        if wanted <= 0:
+            raise ValueError(f"rtf must be above 0, got {wanted} (--rtf)")
+        # Noise may make a higher sparsity look slower; what matters is what one can rely on from a sparsity upwards.
+        reliable = [max(self.rtf[i:]) for i in range(len(self.rtf))]
+        points = list(zip(self.sparsities, reliable, strict=True))
+        if points[0][1] <= wanted:
+            return points[0][0]
+        for (s0, r0), (s1, r1) in zip(points, points[1:], strict=False):
+            if r1 <= wanted:
+                return s1 if r0 == r1 else round(s0 + (s1 - s0) * (r0 - wanted) / (r0 - r1), 4)
+        raise ValueError(
+            f"rtf {wanted} is out of reach: at sparsity {points[-1][0]} this machine needs {points[-1][1]:.4f} (--rtf)"
+        )
+
+
+def calibrate(model: Speech2Text, requests: Sequence[Request], checkpoint: str, repeats: int = 3) -> Calibration:
+    """Measure the real-time factor over a grid of sparsities.
+
+    The sparsities take turns within each repeat, so that a busy moment of the machine does not fall on one of them;
+    medians are kept.
+
+    Args:
+        model: gated model; its sparsity is left at the last one measured.
+        requests: utterances to decode (a handful).
+        checkpoint: its name, for the record.
+        repeats: rounds over the grid.
+    """
+    seconds = sum(len(r.speech) for r in requests) / model.preprocessor_conf["fs"]
+    measured: dict[float, list[float]] = {s: [] for s in GRID}
+    for _ in tqdm(range(repeats), desc="calibration", unit="round"):
+        for sparsity in GRID:
+            model.set_sparsity(sparsity)
+            start = time.perf_counter()
+            for request in requests:
+                model.decode_batch([request])
+            measured[sparsity].append((time.perf_counter() - start) / seconds)
+    rtf = tuple(statistics.median(measured[s]) for s in GRID)
+    beam = model.beam_search.beam_size
+    return Calibration(GRID, rtf, cpu_model(), torch.get_num_threads(), beam, checkpoint)
+
+
+def load_or_calibrate(path: Path, model: Speech2Text, requests: Sequence[Request], checkpoint: str) -> Calibration:
+    """Read a calibration of this machine, checkpoint, threads and beam; measure and keep it if there is none."""
+    here = (cpu_model(), torch.get_num_threads(), model.beam_search.beam_size, checkpoint)
+    if path.is_file():
+        try:
+            known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found = Calibration(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{path}: not a calibration ({error}); delete it to measure anew") from None
+        if (found.machine, found.threads, found.beam_size, found.checkpoint) == here:
+            return found
+    found = calibrate(model, requests, checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+    return found
