@@ -89,8 +89,9 @@ def load_or_calibrate(path: Path, model: Speech2Text, requests: Sequence[Request
     if path.is_file():
         try:
             known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            found = Calibration(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
-        except (json.JSONDecodeError, TypeError) as error:
+            points: dict[str, Any] = {name: tuple(known.pop(name)) for name in ("sparsities", "rtf")}
+            found = Calibration(**points, **known)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a calibration ({error}); delete it to measure anew") from None
         if (found.machine, found.threads, found.beam_size, found.checkpoint) == here:
             return found
