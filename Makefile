@@ -22,7 +22,7 @@ mini: $(STAMP)
 	egs2/mini/s2t1/run.sh --scale full
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

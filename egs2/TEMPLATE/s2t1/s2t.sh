@@ -81,13 +81,12 @@ given_dense_exp=${dense_exp}
 : "${dense_exp:=${expdir}/s2t_dense${suffix}}" "${control_args:=${gated_args}}"
 gated_exp="${expdir}/s2t_gated${suffix}"
 control_exp="${expdir}/s2t_control${suffix}"
-# sed scripts: the lines of long work that are shown while it runs
+# sed script: what is shown of a training while it runs
 epoch_lines='s/.*INFO: (The training was finished.*|The training was resumed.*|Niter: .*)/\1/p
 /epoch results:/ {
     s/.*INFO: //; s/[a-z_0-9]*=nan, //g; s/(, )?total_count=[0-9]*(, )?/ /g
     s/(iter_time|forward_time|backward_time|optim_step_time|train_time|grad_norm|clip|loss_scale|optim0_lr0)=[^,]*, //gp
 }'
-decode_lines='s/.*(decoded [0-9]+.*|.*utterances.*)/\1/p'
 trap 'kill -TERM 0' INT # background decoders do not see Ctrl-C
 
 in_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]]; }
@@ -98,6 +97,8 @@ train() {
     shift 4
     # glibc otherwise gives memory back to the system, and asks for it again, at every step.
     local -x MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=536870912
+    # Threads that spin while they wait starve the process that loads the data (and all others).
+    local -x OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
     shapes=$(shape_options "${config}" "${s2t_args} ${args}")
     if begin --aside "${dir}" train "${config}" "${s2t_args}" "${args}" "${seed}" \
         "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done"}; then
@@ -121,9 +122,9 @@ list_decodings() {
         end="${inference_tag:+_${inference_tag}}/${dset} ${dset}"
         for system in ${systems}; do
             case "${system}" in
-                espnet) echo "espnet ${dense_exp} espnet 0.0 ${dense_exp}/decode_espnet${end}" ;;
-                dense) echo "dense ${dense_exp} gated 0.0 ${dense_exp}/decode_dense${end}" ;;
-                control) echo "control ${control_exp} gated 0.0 ${control_exp}/decode${end}" ;;
+                espnet) echo "espnet ${dense_exp} espnet - ${dense_exp}/decode_espnet${end}" ;;
+                dense) echo "dense ${dense_exp} gated - ${dense_exp}/decode_dense${end}" ;;
+                control) echo "control ${control_exp} gated - ${control_exp}/decode${end}" ;;
                 gated)
                     for sparsity in ${sparsities}; do
                         echo "gated ${gated_exp} gated ${sparsity} ${gated_exp}/decode_s${sparsity//,/_}${end}"
@@ -146,7 +147,7 @@ decode() {
         out="${dir}/log/output.${job}"
         [ "${inference_nj}" -gt 1 ] || out=${dir}
         # shellcheck disable=SC2086
-        OMP_NUM_THREADS=${threads} run "${dir}/log/decode.${job}.log" "${decode_lines}" \
+        OMP_NUM_THREADS=${threads} run "${dir}/log/decode.${job}.log" "" \
             ${python} -m espnet_gated.bin.s2t_inference --config "${inference_config}" --data_dir "${data}" \
             --key_file "${dir}/log/keys.${job}" --s2t_train_config "${exp}/config.yaml" \
             --s2t_model_file "${exp}/${inference_s2t_model}" --output_dir "${out}" --seed "${seed}" "$@" &
@@ -252,9 +253,10 @@ if in_stage 7; then
         data="${raw}/${dset}"
         if begin --wipe "${dir}" decode "${inference_config}" "${inference_args}" "${inference_s2t_model}" "${engine}" \
             "${sparsity}" "${seed}" "${data}/.filter.done" "${exp}/.train.done"; then
-            log "Decoding ${dset}: ${system}, sparsity ${sparsity} (log: ${dir}/log)"
+            [ "${sparsity}" = - ] && knob=() || knob=(--sparsity "${sparsity}")
+            log "Decoding ${dset}: ${system}${knob[*]:+ at ${knob[*]}} (log: ${dir}/log)"
             # shellcheck disable=SC2086
-            decode "${exp}" "${dir}" --engine "${engine}" --system "${system}" --sparsity "${sparsity}" \
+            decode "${exp}" "${dir}" --engine "${engine}" --system "${system}" "${knob[@]}" \
                 --ngpu "${inference_ngpu}" ${inference_args}
             finish
         fi

@@ -59,13 +59,26 @@ finish() {
     mv "${step_dir}/.${step_name}.done.tmp" "${step_dir}/.${step_name}.done"
 }
 
-# run LOG SHOW COMMAND…: runs a command with its output in LOG, and shows what the sed script SHOW prints of it.
+# A sed script that prints progress bars (tqdm) in steps of 10 %: the hold space keeps the tens printed last.
+_bars='/^$/d
+/^([^|]*: )? *[0-9]+%\|/ {
+    s/\].*/]/
+    G
+    /^([^|]*: )? *([0-9]*)[0-9]%.*\n\2$/d
+    P
+    s/^([^|]*: )? *([0-9]*)[0-9]%.*/\2/
+    h
+    d
+}'
+
+# run LOG SHOW COMMAND…: runs a command with its output in LOG; shows progress bars and what the sed script SHOW prints.
 run() {
     local logfile=$1 show=$2 code=0
     shift 2
     mkdir -p "$(dirname "${logfile}")"
     echo "# $(date '+%Y-%m-%dT%H:%M:%S') $*" >>"${logfile}"
-    "$@" 2>&1 | tee -a "${logfile}" | sed -unE "${show}" || code=$?
+    "$@" 2>&1 | tee -a "${logfile}" | stdbuf -oL tr '\r' '\n' | sed -unE "${_bars}
+${show}" || code=$?
     if [ "${code}" -ne 0 ]; then
         tail -n 20 "${logfile}" >&2
         log "Error: exit code ${code} of '${*:1:4} …'. The whole log: ${logfile}" >&2
