@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
+from espnet.nets.pytorch_backend.nets_utils import make_pad_mask, trim_by_ctc_posterior
 from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError, check_short_utt
 from espnet2.asr.ctc import CTC
+from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.multiconvformer_encoder import MultiConvConformerEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +21,10 @@ from espnet_gated.gating.config import GatingConfig
 from espnet_gated.gating.costs import shares
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.predictor import GatePredictor, pool
+from espnet_gated.layers.branchformer import GatedBranchformerEncoderLayer
+from espnet_gated.layers.conformer import GatedConformerEncoderLayer
 from espnet_gated.layers.e_branchformer import GatedEBranchformerEncoderLayer
+from espnet_gated.layers.transformer import GatedTransformerEncoderLayer
 
 
 def make_predictor(
@@ -46,10 +53,13 @@ def make_predictor(
 class GatedEncoderMixin:
     """What every gated encoder adds to ESPnet's class: a predictor, and a forward that obeys its gates.
 
-    A family names the twin of its layer in ``layer_class``.
+    A family names the twin of its layer in ``layer_class``; where ESPnet's encoders differ from one another it says
+    which way it goes.
     """
 
     layer_class: ClassVar[type[nn.Module]]
+    # Whether return_all_hs or intermediate CTC decides what is returned where both are asked for.
+    hidden_states_first: ClassVar[bool] = False
     # What ESPnet's class brings.
     encoders: Any
     embed: Any
@@ -106,16 +116,19 @@ class GatedEncoderMixin:
         padding = make_pad_mask(ilens) if masks is None else masks
         x, mask = self._embed(xs_pad, (~padding[:, None, :]).to(xs_pad.device))
         gates = self.gate_predictor(pool(x[0] if isinstance(x, tuple) else x, mask))
+        interctc = getattr(self, "interctc_layer_idx", ())
+        all_hs = return_all_hs and (self.hidden_states_first or not interctc)
+        drop_rate = self._layer_drop_rate() if self.training else 0.0
         intermediate: list[Any] = []
         for index, layer in enumerate(self.encoders):
             if max_layer is not None and index >= max_layer:
                 break
-            if self._dropped():
+            if drop_rate > 0 and torch.empty(1).uniform_().item() < drop_rate:
                 continue
             x, mask = self._run_layer(index, layer, x, mask, gates)
-            if return_all_hs:
+            if all_hs:
                 intermediate.append(x[0] if isinstance(x, tuple) else x)
-            elif index + 1 in getattr(self, "interctc_layer_idx", ()):
+            elif index + 1 in interctc:
                 x, mask = self._intermediate(index + 1, x, mask, ctc, intermediate)
         out = x[0] if isinstance(x, tuple) else x
         if getattr(self, "normalize_before", True):
@@ -149,14 +162,13 @@ class GatedEncoderMixin:
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
 
-    def _dropped(self) -> bool:
-        rate = getattr(self, "layer_drop_rate", 0.0)
-        return bool(self.training and rate > 0 and torch.empty(1).uniform_().item() < rate)
+    def _layer_drop_rate(self) -> float:
+        return getattr(self, "layer_drop_rate", 0.0)
 
     def _intermediate(
         self, position: int, x: Any, mask: Tensor, ctc: CTC | None, outs: list[Any]
     ) -> tuple[Any, Tensor]:
-        """Keep an intermediate CTC output and, if asked, condition the next layers on it."""
+        """Keep an intermediate CTC output; if asked, condition the next layers on it or trim blanks at the end."""
         hidden, pos_emb = x if isinstance(x, tuple) else (x, None)
         # Conformer and Transformer normalise intermediate outputs, E-Branchformer does not.
         out = self.after_norm(hidden) if getattr(self, "normalize_before", False) else hidden
@@ -164,6 +176,8 @@ class GatedEncoderMixin:
         if self.interctc_use_conditioning:
             assert ctc is not None
             hidden = hidden + self.conditioning_layer(ctc.softmax(out))
+        if getattr(self, "ctc_trim", False) and ctc is not None:
+            hidden, mask, pos_emb = trim_by_ctc_posterior(hidden, ctc.softmax(out), mask, pos_emb)
         return (hidden if pos_emb is None else (hidden, pos_emb)), mask
 
 
@@ -171,3 +185,31 @@ class GatedEBranchformerEncoder(GatedEncoderMixin, EBranchformerEncoder):
     """``encoder: gated_e_branchformer``: both branches and both feed-forwards of E-Branchformer are gated."""
 
     layer_class = GatedEBranchformerEncoderLayer
+    hidden_states_first = True
+
+
+class GatedBranchformerEncoder(GatedEncoderMixin, BranchformerEncoder):
+    """``encoder: gated_branchformer``: both branches of Branchformer are gated, under each of its merges."""
+
+    layer_class = GatedBranchformerEncoderLayer
+
+
+class GatedTransformerEncoder(GatedEncoderMixin, TransformerEncoder):
+    """``encoder: gated_transformer``: self-attention and feed-forward are gated."""
+
+    layer_class = GatedTransformerEncoderLayer
+
+
+class GatedConformerEncoder(GatedEncoderMixin, ConformerEncoder):
+    """``encoder: gated_conformer``: both feed-forwards, self-attention and convolution are gated."""
+
+    layer_class = GatedConformerEncoderLayer
+
+
+class GatedMultiConvConformerEncoder(GatedEncoderMixin, MultiConvConformerEncoder):
+    """``encoder: gated_multiconv_conformer`` (ASR): as Conformer, with convolutions of several widths."""
+
+    layer_class = GatedConformerEncoderLayer
+
+    def _layer_drop_rate(self) -> float:
+        return 0.0 if self.interctc_layer_idx else self.encoders.layer_drop_rate

@@ -47,6 +47,8 @@ def module_flops(module: Module, frames: float, memory: float | None = None) -> 
     """FLOPs of a gated module on ``frames`` frames (``memory`` frames to attend to, for source attention)."""
     if hasattr(module, "linear_q") or hasattr(module, "linear_k"):
         return attention_flops(module, frames, memory)
+    if hasattr(module, "query_att"):  # Fastformer: two weighted sums over the frames beside its linear maps
+        return linear_flops(module, frames) + 4.0 * module.key.out_features * frames
     return linear_flops(module, frames)
 
 

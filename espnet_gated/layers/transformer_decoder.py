@@ -13,7 +13,7 @@ from espnet_gated.gating.costs import (
     memory_projection_flops,
 )
 from espnet_gated.gating.gates import OPEN, LayerGates, ModuleGate
-from espnet_gated.layers.skipping import add_gated
+from espnet_gated.layers.residual import add_residual, normed
 
 
 class GatedDecoderLayer(DecoderLayer):
@@ -86,41 +86,30 @@ class GatedDecoderLayer(DecoderLayer):
     # The three residual blocks, shared by the training graph and by cached decoding (espnet_gated.inference.cache).
     def run_self_attn(self, x: Tensor, gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
         """``x + g · self_attn``, with the layer's norm before or after."""
-        return self._block(x, gate, fn, self.norm1, *inputs)
+        return add_residual(self, x, gate, fn, self.norm1, *inputs)
 
     def run_src_attn(self, x: Tensor, gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
         """``x + g · src_attn``, with the layer's norm before or after."""
-        return self._block(x, gate, fn, self.norm2, *inputs)
+        return add_residual(self, x, gate, fn, self.norm2, *inputs)
 
     def run_feed_forward(self, x: Tensor, gate: ModuleGate) -> Tensor:
         """``x + g · feed_forward``, with the layer's norm before or after."""
-        return self._block(x, gate, self._feed, self.norm3, x)
-
-    def _block(
-        self,
-        x: Tensor,
-        gate: ModuleGate,
-        fn: Callable[..., Tensor],
-        norm: nn.Module,
-        *inputs: Tensor | None,
-    ) -> Tensor:
-        x = add_gated(x, gate, fn, *inputs)
-        return x if self.normalize_before else norm(x)
+        return add_residual(self, x, gate, self._feed, self.norm3, x)
 
     def before(self, norm: nn.Module, x: Tensor) -> Tensor:
         """What enters a block's module: normed for pre-norm layers, untouched for post-norm."""
-        return norm(x) if self.normalize_before else x
+        return normed(self, norm, x)
 
-    def after_attention(self, attended: Tensor, normed: Tensor, concat: str) -> Tensor:
+    def after_attention(self, attended: Tensor, query: Tensor, concat: str) -> Tensor:
         """Dropout, or the linear map of the concatenation where ``concat_after``."""
         if self.concat_after:
-            return getattr(self, concat)(torch.cat((normed, attended), dim=-1))
+            return getattr(self, concat)(torch.cat((query, attended), dim=-1))
         return self.dropout(attended)
 
     def _attend_self(self, query: Tensor, tgt: Tensor, mask: Tensor | None) -> Tensor:
-        normed = self.before(self.norm1, tgt)
-        q = normed[:, -query.size(1) :]
-        return self.after_attention(self.self_attn(q, normed, normed, mask), q, "concat_linear1")
+        keys = self.before(self.norm1, tgt)
+        q = keys[:, -query.size(1) :]
+        return self.after_attention(self.self_attn(q, keys, keys, mask), q, "concat_linear1")
 
     def _attend_source(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
         q = self.before(self.norm2, x)
