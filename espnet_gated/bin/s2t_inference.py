@@ -26,7 +26,11 @@ from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_r
 from espnet_gated.inference.baseline import ESPnetBaseline
 from espnet_gated.inference.calibration import load_or_calibrate
 from espnet_gated.inference.speech2text import Request, Speech2Text
+from espnet_gated.inference.static_mask import fix_masks
 from espnet_gated.inference.writer import DecodeWriter, environment
+
+BUDGETS = ["exact", "learned", "open", "random", "fixed"]
+"""``random`` masks within the budget and one ``fixed`` mask for everyone are baselines."""
 
 MODEL_OPTIONS = (
     *("s2t_train_config", "s2t_model_file", "lm_train_config", "lm_file", "ngram_file", "token_type", "bpemodel"),
@@ -47,7 +51,7 @@ def get_parser() -> argparse.ArgumentParser:
             action.choices = ["bfloat16", "float16", "float32", "float64"]
     group = parser.add_argument_group("Gating related")
     group.add_argument("--sparsity", type=str_or_none, help='share to skip: "0.5", or "0.3,0.5" for encoder,decoder')
-    group.add_argument("--budget", choices=["exact", "learned", "random", "open"], help="how logits become gates")
+    group.add_argument("--budget", choices=BUDGETS, help="how logits become gates")
     group.add_argument("--rtf", type=float, help="real-time factor wished for: the sparsity is picked by calibration")
     group.add_argument("--calibration", type=str_or_none, help="calibration file (default: beside the checkpoint)")
     group.add_argument("--data_dir", type=str_or_none, help="data directory to decode (wav.scp, utt2lang, utt2task)")
@@ -116,6 +120,9 @@ def decode(args: argparse.Namespace) -> None:
     if args.rtf is not None:
         asked = (_pick_sparsity(args, model, [load_request(item, fs) for item in items[:8]]),) * 2
         model.set_sparsity(asked, args.budget)
+    if args.budget == "fixed":
+        model.set_sparsity(asked, "exact")
+        fix_masks(model, [load_request(item, fs) for item in items[:: max(1, len(items) // 60)]])
     common = {
         "engine": args.engine,
         "beam_size": args.beam_size,
