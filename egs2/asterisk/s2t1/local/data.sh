@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Fetches Asterisk's prompts and makes the sets train, dev, test and test_unseen_spk (see local/prepare_asterisk.py
+# of the project). A re-run needs no network.
+set -euo pipefail
+
+data_dir=data
+downloads_dir=downloads             # packages and the audio at 16 kHz
+langs="eng spa fra ita rus"
+st_pairs="all-eng eng-all"          # translations; all-all for every pair
+second_voices=true                  # also write test_unseen_spk
+max_seconds=8.0                     # the trainings' speech_length must hold it
+seed=0                              # of the split; not the seed of the trainings
+nj=2
+
+. utils/parse_options.sh
+. ./path.sh
+
+[ "${second_voices}" = true ] && voices=--second_voices || voices=--no-second_voices
+# shellcheck disable=SC2086
+python3 "${MAIN_ROOT}/local/prepare_asterisk.py" --data_dir "${data_dir}" --downloads_dir "${downloads_dir}" \
+    --langs ${langs} --st_pairs ${st_pairs} ${voices} --max_seconds "${max_seconds}" --seed "${seed}" --nj "${nj}"
