@@ -23,9 +23,15 @@ extras = {
         "tensorboard>=2.14",
         "tqdm>=4.66",
     ],
+    # The recipes of published corpora: reading them (lhotse's recipes and manifests).
+    "corpora": [
+        "lhotse>=1.33,<2",
+        "tqdm>=4.66",
+    ],
 }
 extras["dev"] = [
     *extras["mini"],
+    *extras["corpora"],
     "hypothesis>=6.100",
     "mypy>=1.10",
     "pytest>=8",
