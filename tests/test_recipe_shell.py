@@ -103,16 +103,16 @@ def test_what_other_inputs_left_behind(tmp_path, mode):
     (tmp_path / "input").write_text("1")
     out = tmp_path / "out"
     assert step(tmp_path, "false", mode=mode).returncode == 1
-    (out / "checkpoint").write_text("half-way")
+    (out / "checkpoint.pth").write_text("half-way")
     (out / "decode_x").mkdir()
     assert step(tmp_path, "false", mode=mode).returncode == 1
-    assert (out / "checkpoint").exists(), "the same inputs go on where it stopped"
+    assert (out / "checkpoint.pth").exists(), "the same inputs go on where it stopped"
     assert step(tmp_path, "true", word="other", mode=mode).returncode == 0
-    assert (out / "checkpoint").exists() == (mode == "")
+    assert (out / "checkpoint.pth").exists() == (mode == "")
     old = list(tmp_path.glob("out.old.*"))
     assert len(old) == (mode == "--aside")
     if old:
-        assert (old[0] / "checkpoint").exists()
+        assert (old[0] / "checkpoint.pth").exists()
         assert not (old[0] / "decode_x").exists()
 
 

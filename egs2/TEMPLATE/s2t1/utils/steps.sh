@@ -25,7 +25,7 @@ _key_of() {
 }
 
 # begin [--wipe|--aside] DIR NAME INPUT…: true if the step is to be done. What another set of inputs left in DIR stays
-# (the step overwrites it), is deleted (--wipe), or is moved to DIR.old.<date> (--aside, for checkpoints).
+# (the step overwrites it), is deleted (--wipe), or is moved to DIR.old.<date> where it holds checkpoints (--aside).
 begin() {
     local before=keep
     case "$1" in --wipe | --aside) before=${1#--} && shift ;; esac
@@ -38,6 +38,7 @@ begin() {
     fi
     rm -f "${done_file}"
     if [ -f "${key_file}" ] && [ "$(cat "${key_file}")" != "${step_key}" ]; then
+        [ "${before}" != aside ] || compgen -G "${step_dir}/*.pth" >/dev/null || before=wipe
         case "${before}" in
             wipe) rm -rf "${step_dir}" ;;
             aside)
