@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --corpus asterisk \
     --train_set train \
     --valid_set dev \
-    --test_sets test \
+    --test_sets "test test_unseen_spk" \
     --langs "eng spa fra ita rus" \
     --tasks "asr st_eng st_spa st_fra st_ita st_rus" \
     --nbpe 700 \
