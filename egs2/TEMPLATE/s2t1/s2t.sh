@@ -8,6 +8,7 @@ stage=1              # first stage
 stop_stage=10        # last stage
 skip_stages=         # stages to leave out, such as "3 4"
 ngpu=0               # GPUs for training (0: CPU)
+train_nj=$(nproc)    # data-parallel processes of training on CPU
 nj=1                 # processes of data preparation
 inference_nj=1       # processes of decoding (1 where latency matters)
 gpu_inference=false  # decode on a GPU
@@ -91,10 +92,10 @@ trap 'kill -TERM 0' INT # background decoders do not see Ctrl-C
 
 in_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]]; }
 
-# train DIR CONFIG INIT_PARAM ARGS LAUNCHER…: one training with ESPnet's trainer, resumed where it stopped.
+# train DIR CONFIG INIT_PARAM ARGS: one training with ESPnet's trainer, resumed where it stopped.
 train() {
-    local dir=$1 config=$2 init=$3 args=$4 shapes
-    shift 4
+    local dir=$1 config=$2 init=$3 args=$4 shapes launcher=(-m espnet_gated -m)
+    [ "${ngpu}" -gt 0 ] || launcher=(-m espnet_gated.bin.cpu_train --processes "${train_nj}")
     # glibc otherwise gives memory back to the system, and asks for it again, at every step.
     local -x MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=536870912
     # Threads that spin while they wait starve the process that loads the data (and all others).
@@ -104,7 +105,7 @@ train() {
         "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done"}; then
         log "Training ${dir} (log: ${dir}/train.log)"
         # shellcheck disable=SC2046,SC2086
-        run "${dir}/train.log" "${epoch_lines}" ${python} "$@" espnet2.bin.s2t_train --config "${config}" --ngpu "${ngpu}" \
+        run "${dir}/train.log" "${epoch_lines}" ${python} "${launcher[@]}" espnet2.bin.s2t_train --config "${config}" --ngpu "${ngpu}" \
             --multiprocessing_distributed "$([ "${ngpu}" -gt 1 ] && echo true || echo false)" --use_preprocessor true \
             --token_type bpe --bpemodel "${token_dir}/bpe.model" --token_list "${token_dir}/tokens.txt" \
             --normalize global_mvn --normalize_conf "stats_file=${stats_dir}/train/feats_stats.npz" \
@@ -232,7 +233,7 @@ fi
 
 if in_stage 5 && [ -z "${given_dense_exp}" ]; then
     log "Stage 5: dense training"
-    train "${dense_exp}" "${s2t_config}" "" "${dense_args}" -m
+    train "${dense_exp}" "${s2t_config}" "" "${dense_args}"
 fi
 
 if in_stage 6; then
@@ -240,10 +241,10 @@ if in_stage 6; then
     init="${dense_exp}/${inference_s2t_model}"
     [ -f "${init}" ] || die "no dense model to start from: ${init} (stage 5, or --dense_exp)"
     if [[ " ${systems} " = *" gated "* ]]; then
-        train "${gated_exp}" "${gated_config}" "${init}" "${gated_args}" -m espnet_gated -m
+        train "${gated_exp}" "${gated_config}" "${init}" "${gated_args}"
     fi
     if [[ " ${systems} " = *" control "* ]]; then
-        train "${control_exp}" "${control_config}" "${init}" "${control_args}" -m
+        train "${control_exp}" "${control_config}" "${init}" "${control_args}"
     fi
 fi
 
@@ -281,6 +282,7 @@ fi
 
 if in_stage 10; then
     log "Stage 10: results"
+    run "${expdir}/report/report.log" p ${python} -m espnet_gated.bin.report --expdir "${expdir}"
     ${python} -m espnet_gated.bin.results --expdir "${expdir}"
 fi
 log "Finished: stages ${stage} to ${stop_stage}"
