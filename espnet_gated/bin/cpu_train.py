@@ -1,8 +1,8 @@
 """Train with ESPnet's trainer on the cores of one machine: one data-parallel process a core.
 
-Small models spend their time in small operators that two threads cannot share: two processes with one thread each, which
-average their gradients, took half the time of one process with two threads (docs/experiments.md). ESPnet knows
-distributed training on CPU (gloo); this starts its processes and stops all of them when one fails.
+Small models spend their time in small operators that two threads cannot share: two processes of one thread each, which
+average their gradients, took half the time of one process with two threads (docs/experiments.md). ESPnet knows distributed
+training on CPU (gloo); this starts its processes and stops all of them when one fails.
 
     python -m espnet_gated.bin.cpu_train --processes 2 espnet2.bin.s2t_train --config … --output_dir …
 """
