@@ -23,8 +23,9 @@ extras = {
         "tensorboard>=2.14",
         "tqdm>=4.66",
     ],
-    # The recipes of published corpora: reading them (lhotse's recipes and manifests).
+    # The recipes of published corpora: reading them (lhotse's recipes and manifests) and their m4a (a program ffmpeg).
     "corpora": [
+        "imageio-ffmpeg>=0.6",
         "lhotse>=1.33,<2",
         "tqdm>=4.66",
     ],
