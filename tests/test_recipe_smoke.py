@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -18,9 +19,19 @@ pytestmark = [pytest.mark.recipe, pytest.mark.timeout(1800)]
 
 def run(place, *options):
     dirs = [f"--{name}dir={place / name}" for name in ("data", "dump", "exp")]
-    result = subprocess.run([RUN, "--scale", "smoke", *dirs, *options], capture_output=True, text=True, timeout=1500)
-    assert result.returncode == 0, f"{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
-    return result.stdout
+    log = place / "run.log"
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            [RUN, "--scale", "smoke", *dirs, *options], stdout=stream, stderr=stream, start_new_session=True
+        )
+        try:
+            code = process.wait(timeout=1500)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    output = log.read_text(encoding="utf-8")
+    assert code == 0, output[-8000:]
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +86,11 @@ def test_the_table_is_printed_and_written(place, output):
 
 
 def files_of(place):
-    rewritten = {"results.json", "RESULTS.md", "data.log"}
+    rewritten = {"results.json", "RESULTS.md", "data.log", "run.log"}
     return {
         str(file.relative_to(place)): os.stat(file).st_mtime_ns
         for file in place.rglob("*")
-        if file.is_file() and file.name not in rewritten
+        if file.is_file() and file.name not in rewritten and file.parent.name != "report"
     }
 
 

@@ -2,13 +2,14 @@
 # Gated speech-to-text, from data to the table of results. Needs only the pip-installed espnet and espnet_gated.
 # Run it from a recipe's directory (egs2/<corpus>/s2t1), as that recipe's run.sh does.
 set -euo pipefail
+{ # bash reads all of it before it runs any of it: the file may be edited meanwhile
 
 # General
 stage=1              # first stage
 stop_stage=10        # last stage
 skip_stages=         # stages to leave out, such as "3 4"
 ngpu=0               # GPUs for training (0: CPU)
-train_nj=$(nproc)    # data-parallel processes of training on CPU
+train_nj=1           # data-parallel processes of training on CPU
 nj=1                 # processes of data preparation
 inference_nj=1       # processes of decoding (1 where latency matters)
 gpu_inference=false  # decode on a GPU
@@ -105,7 +106,8 @@ train() {
         "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done"}; then
         log "Training ${dir} (log: ${dir}/train.log)"
         # shellcheck disable=SC2046,SC2086
-        run "${dir}/train.log" "${epoch_lines}" ${python} "${launcher[@]}" espnet2.bin.s2t_train --config "${config}" --ngpu "${ngpu}" \
+        run "${dir}/train.log" "${epoch_lines}" ${python} "${launcher[@]}" espnet2.bin.s2t_train \
+            --config "${config}" --ngpu "${ngpu}" \
             --multiprocessing_distributed "$([ "${ngpu}" -gt 1 ] && echo true || echo false)" --use_preprocessor true \
             --token_type bpe --bpemodel "${token_dir}/bpe.model" --token_list "${token_dir}/tokens.txt" \
             --normalize global_mvn --normalize_conf "stats_file=${stats_dir}/train/feats_stats.npz" \
@@ -286,3 +288,5 @@ if in_stage 10; then
     ${python} -m espnet_gated.bin.results --expdir "${expdir}"
 fi
 log "Finished: stages ${stage} to ${stop_stage}"
+exit 0
+}

@@ -14,6 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --nbpe 700 \
     --token_args "--time_resolution 30.0" \
     --nj 2 \
+    --train_nj 2 \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \
     --control_config conf/train_s2t_control.yaml \

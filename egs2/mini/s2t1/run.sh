@@ -38,6 +38,7 @@ esac
     --tasks "asr st_eng" \
     --token_args "--time_resolution 30.0" \
     --nj 2 \
+    --train_nj 2 \
     --local_data_opts "--scale ${scale}" \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \
