@@ -1,0 +1,116 @@
+"""Paired comparisons of systems on the same utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from espnet_gated.analysis.experiment import Decoding, Experiment, TestSet
+from espnet_gated.analysis.metrics import RESAMPLES, PairedResult, bleu_tokenizer, paired_bootstrap
+from espnet_gated.analysis.scoring import ScoringError, read_hypotheses
+from espnet_gated.data.datadir import DataDirError, Utterance, read_data_dir
+
+BETTER, WORSE, SAME = "better", "worse", "no clear difference"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """System b against system a in one metric; ``kind`` says why they are compared."""
+
+    kind: str
+    a: Decoding
+    b: Decoding
+    result: PairedResult
+
+    @property
+    def verdict(self) -> str:
+        """Whether b is better than a by more than the 95 % interval."""
+        low, high = self.result.ci
+        if low <= 0.0 <= high:
+            return SAME
+        lower_is_better = self.result.metric in ("wer", "cer")
+        return BETTER if (high < 0) == lower_is_better else WORSE
+
+
+@dataclass
+class Comparisons:
+    """All comparisons of a test set; ``missing`` says in a line what could not be compared and why."""
+
+    done: list[Comparison] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def pairs(test_set: TestSet, system: str | None) -> list[tuple[str, Decoding, Decoding]]:
+    """What is worth comparing: (kind, a, b).
+
+    The dense system with the one trained on; the gated system at each sparsity with the dense one it is held
+    against; and with every other system that skips as much.
+    """
+    found: list[tuple[str, Decoding, Decoding]] = []
+    dense, control = test_set.of("dense"), test_set.of("control")
+    if dense and control:
+        found.append(("more training", dense[0], control[0]))
+    reference = test_set.reference()
+    gated = test_set.of(system)
+    if reference is not None:
+        found += [("price of sparsity", reference, d) for d in gated]
+    for d in gated:
+        rivals = [o for o in test_set.decodings if o.system != system and o.asked == d.asked and o.series != "none"]
+        found += [("same sparsity", other, d) for other in rivals]
+    return found
+
+
+def compare(experiment: Experiment, test_set: TestSet, system: str | None, resamples: int = RESAMPLES) -> Comparisons:
+    """Compare every pair of :func:`pairs` in WER over ASR and BLEU over ST (chrF where target languages are mixed).
+
+    Args:
+        experiment, test_set: what was decoded.
+        system: the gated system.
+        resamples: of the paired bootstrap.
+    """
+    out = Comparisons()
+    wanted = pairs(test_set, system)
+    if not wanted:
+        return out
+    try:
+        utts = _references(experiment, test_set)
+        hyps = {d.name: read_hypotheses(d.directory, utts) for _, a, b in wanted for d in (a, b)}
+    except (DataDirError, ScoringError, OSError) as error:
+        out.missing.append(f"no paired comparison: {error}")
+        return out
+    for kind, a, b in wanted:
+        results = _compare(utts, hyps[a.name], hyps[b.name], resamples)
+        out.done += [Comparison(kind, a, b, result) for result in results]
+    return out
+
+
+def _compare(
+    utts: Sequence[Utterance], a: Mapping[str, str], b: Mapping[str, str], resamples: int
+) -> list[PairedResult]:
+    results = []
+    for is_asr in (True, False):
+        group = [u for u in utts if (u.task == "asr") == is_asr]
+        if not any(u.text for u in group):
+            continue
+        texts = [u.text for u in group], [a[u.utt_id] for u in group], [b[u.utt_id] for u in group]
+        one_tokenizer = len({bleu_tokenizer(u.target_lang) for u in group}) == 1
+        metric = "wer" if is_asr else "bleu" if one_tokenizer else "chrf"
+        lang = group[0].target_lang
+        results.append(paired_bootstrap(*texts, metric, target_lang=lang, n_resamples=resamples))
+    return results
+
+
+def _references(experiment: Experiment, test_set: TestSet) -> list[Utterance]:
+    """The data directory the set was scored against; a relative path is tried from here and from the recipe."""
+    refs = {str(d.score_meta["ref"]) for d in test_set.decodings if d.score_meta.get("ref")}
+    if not refs:
+        raise DataDirError("the scores do not name their references; score again")
+    if len(refs) > 1:
+        raise DataDirError(f"systems were scored against different references: {', '.join(sorted(refs))}")
+    ref = Path(refs.pop())
+    places = [ref, *(parent / ref for parent in experiment.expdir.resolve().parents)]
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise DataDirError(f"{ref}: references are not there any more")
+    return read_data_dir(found)

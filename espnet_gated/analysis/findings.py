@@ -1,0 +1,378 @@
+"""The published findings, each decided from the numbers of a test set by a written rule.
+
+Source: Someki et al., Context-aware Dynamic Pruning for Speech Foundation Models, ICLR 2025 (OWSM v3.1, Europarl-ST).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from espnet_gated.analysis.experiment import STACKS, Decoding, FloatArray, GateTable, TestSet
+from espnet_gated.analysis.gate_stats import Contrast, mean_interval, position_curves, task_contrasts
+
+SEEN, NOT_SEEN, OPPOSITE, UNTESTABLE = "seen here", "not seen", "opposite", "not testable here"
+VERDICTS = (SEEN, NOT_SEEN, OPPOSITE, UNTESTABLE)
+
+SMALL_LOSS = 0.05
+"""A relative rise of WER (or fall of BLEU) up to this is almost free."""
+LARGE_LOSS = 0.10
+"""One beyond this hurts."""
+BLEU_NOISE = 0.3
+"""A fall of BLEU up to this is no loss."""
+MIDDLE = 0.5
+"""The sparsity at which gates are looked at, or the nearest one decoded."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A published claim, the rule that decides it, what came out and the numbers behind it."""
+
+    claim: str
+    rule: str
+    verdict: str
+    numbers: str
+
+
+@dataclass
+class View:
+    """One gated system on one test set, and the dense system it is held against."""
+
+    test_set: TestSet
+    system: str
+    reference: Decoding | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reference = self.test_set.reference() or self.open()
+
+    def open(self) -> Decoding | None:
+        """The gated system at sparsity 0."""
+        return self.test_set.at(self.system, 0.0, 0.0)
+
+    def at(self, encoder: float, decoder: float) -> Decoding | None:
+        """The gated system at an asked sparsity."""
+        return self.test_set.at(self.system, encoder, decoder)
+
+    def unpruned(self) -> Decoding | None:
+        """What the price of pruning alone is taken from: the same checkpoint at sparsity 0, or else the reference."""
+        return self.open() or self.reference
+
+    def middle(self, stack: str) -> Decoding | None:
+        """The decoding whose asked sparsity of a stack is nearest to 0.5, with the other stack as open as can be."""
+        i = STACKS.index(stack)
+        found = [d for d in self.test_set.of(self.system) if d.asked[i] > 0 and stack in d.gates]
+        return min(found, key=lambda d: (round(abs(d.asked[i] - MIDDLE), 6), d.asked[1 - i]), default=None)
+
+
+def published_findings(test_set: TestSet, system: str) -> list[Finding]:
+    """All published findings, decided for one gated system on one test set."""
+    view = View(test_set, system)
+    return [rule(view) for rule in RULES]
+
+
+def relative(new: float | None, old: float | None) -> float | None:
+    """Relative change, 0.1 for a tenth more; ``None`` where one is not known or the old value is not positive."""
+    return None if new is None or old is None or old <= 0 else (new - old) / old
+
+
+def percent(share: float | None) -> str:
+    """``+2.8 %``."""
+    return "-" if share is None else f"{100 * share:+.1f} %"
+
+
+def asr_lives_on_cgmlp(view: View) -> Finding:
+    """ASR keeps cgMLP open more than any other module of the encoder."""
+    claim = "ASR lives on cgMLP"
+    rule = (
+        "Encoder sparsity nearest 0.5, ASR utterances: seen if cgmlp is open more often than each other kind of module "
+        "of the encoder (95 % bootstrap intervals of the differences above 0); opposite if less often than each."
+    )
+    decoding = view.middle("encoder")
+    table = decoding.gates["encoder"] if decoding else None
+    if decoding is None or table is None or "cgmlp" not in table.kinds or len(table.kinds) < 2:
+        return Finding(claim, rule, UNTESTABLE, "no decoding with pruned encoder and its gates")
+    rows = table.rows("asr")
+    if not rows.any():
+        return Finding(claim, rule, UNTESTABLE, "no ASR utterances")
+    shares = {kind: _per_utterance(table, kind)[rows] for kind in table.kinds}
+    cgmlp = shares.pop("cgmlp")
+    gaps = {kind: mean_interval(cgmlp - other) for kind, other in shares.items()}
+    verdict = NOT_SEEN
+    if all(low > 0 for _, low, _ in gaps.values()):
+        verdict = SEEN
+    elif all(high < 0 for *_, high in gaps.values()):
+        verdict = OPPOSITE
+    nearest = min(gaps, key=lambda kind: abs(gaps[kind][0]))
+    means = {"cgmlp": cgmlp} | shares
+    text = ", ".join(f"{kind} {s.mean():.2f}" for kind, s in sorted(means.items(), key=lambda item: -item[1].mean()))
+    return Finding(
+        claim,
+        rule,
+        verdict,
+        f"{decoding.label}: open share on ASR {text}; cgmlp - {nearest} {_interval(gaps[nearest])}",
+    )
+
+
+def asr_decoder_free(view: View) -> Finding:
+    """Half of the decoder costs ASR next to nothing."""
+    rule = (
+        f"Decoder sparsity 0.5, encoder open, against the same checkpoint at sparsity 0: seen if WER rises by at most "
+        f"{100 * SMALL_LOSS:.0f} % relative; opposite if by more than {100 * LARGE_LOSS:.0f} %."
+    )
+    claim = "ASR: its decoder prunes almost freely"
+    return _price(view, claim, rule, view.at(0.0, MIDDLE), "no decoding at encoder 0, decoder 0.5", cheap=True)
+
+
+def encoder_hurts(view: View) -> Finding:
+    """An encoder pruned to 70 % or more loses quality."""
+    rule = (
+        f"Lowest encoder sparsity of at least 0.7, decoder open, against the same checkpoint at sparsity 0: seen if "
+        f"WER rises by more than {100 * LARGE_LOSS:.0f} % relative; opposite if by at most {100 * SMALL_LOSS:.0f} %."
+    )
+    deep = [d for d in view.test_set.of(view.system) if d.asked[0] >= 0.7 - 1e-9 and d.asked[1] == 0]
+    decoding = min(deep, key=lambda d: d.asked[0], default=None)
+    missing = "no decoding with encoder sparsity of 0.7 or more and an open decoder"
+    return _price(view, "Encoder sparsity of 70 % or more hurts", rule, decoding, missing, cheap=False)
+
+
+def st_needs_decoder(view: View) -> Finding:
+    """ST keeps the decoder's feed-forward and self-attention open more than ASR does."""
+    claim = "ST needs the decoder's feed-forward and self-attention"
+    rule = (
+        "Decoder sparsity nearest 0.5: seen if feed_forward and self_attn are both open more often on ST than on ASR "
+        "(95 % bootstrap intervals of the difference of means above 0); opposite if both less often."
+    )
+    decoding = view.middle("decoder")
+    table = decoding.gates["decoder"] if decoding else None
+    if decoding is None or table is None or not {"feed_forward", "self_attn"} <= set(table.kinds):
+        return Finding(claim, rule, UNTESTABLE, "no decoding with pruned decoder and its gates")
+    asr, st = table.rows("asr"), table.rows("st")
+    if not (asr.any() and st.any()):
+        return Finding(claim, rule, UNTESTABLE, "needs utterances of both tasks")
+    gaps, parts = {}, []
+    for kind in table.kinds:
+        share = _per_utterance(table, kind)
+        gaps[kind] = _mean_difference(share[st], share[asr])
+        parts.append(f"{kind} {share[st].mean():.2f} on ST, {share[asr].mean():.2f} on ASR ({_interval(gaps[kind])})")
+    asked = [gaps["feed_forward"], gaps["self_attn"]]
+    verdict = NOT_SEEN
+    if all(low > 0 for _, low, _ in asked):
+        verdict = SEEN
+    elif all(high < 0 for *_, high in asked):
+        verdict = OPPOSITE
+    return Finding(claim, rule, verdict, f"{decoding.label}: {'; '.join(parts)}")
+
+
+def source_attention_late(view: View) -> Finding:
+    """Source attention opens towards the end of decoding."""
+    claim = "Source attention fires late in decoding"
+    rule = (
+        "Gates by token: seen if the open share of src_attn in the last third of the tokens exceeds that in the first "
+        "third (95 % bootstrap interval above 0); opposite if it falls short."
+    )
+    decoding = view.middle("decoder")
+    curves = position_curves(decoding.stats) if decoding else {}
+    if decoding is None or not curves:
+        why = "gates are decided once per utterance, so they do not depend on the position"
+        return Finding(claim, rule, UNTESTABLE, why)
+    bins = np.concatenate(list(curves.values()))
+    gap = mean_interval(bins[:, -3:].mean(axis=1) - bins[:, :3].mean(axis=1))
+    verdict = SEEN if gap[1] > 0 else OPPOSITE if gap[2] < 0 else NOT_SEEN
+    return Finding(claim, rule, verdict, f"{decoding.label}: last - first third {_interval(gap)}")
+
+
+def decoder_pays_more(view: View) -> Finding:
+    """In joint training pruning the decoder gives more time for less quality than pruning the encoder."""
+    claim = "In joint training, pruning the decoder pays more than pruning the encoder"
+    rule = (
+        "One checkpoint, one stack pruned at the same sparsity (nearest 0.5): seen if the pruned decoder saves at "
+        "least as much latency and loses no more WER and BLEU; opposite if that holds for the encoder; else not seen "
+        "(a trade)."
+    )
+    open_, systems = view.unpruned(), view.test_set.of(view.system)
+    levels = sorted({d.asked[1] for d in systems if d.series == "decoder"}, key=lambda s: abs(s - MIDDLE))
+    pair = next(((e, d) for s in levels if (e := view.at(s, 0.0)) and (d := view.at(0.0, s))), None)
+    if open_ is None or pair is None:
+        return Finding(claim, rule, UNTESTABLE, "needs encoder-only and decoder-only decodings at one sparsity")
+    gains = [_gains(d, open_) for d in pair]
+    shared = [name for name in gains[0] if gains[0][name] is not None and gains[1][name] is not None]
+    if "latency" not in shared or len(shared) < 2:
+        return Finding(claim, rule, UNTESTABLE, "latency or scores were not measured")
+    better = [float(gains[1][name] or 0.0) - float(gains[0][name] or 0.0) for name in shared]
+    verdict = NOT_SEEN
+    if any(better):
+        verdict = SEEN if min(better) >= 0 else OPPOSITE if max(better) <= 0 else NOT_SEEN
+    text = "; ".join(f"{d.label}: {_changes(d, open_)}" for d in pair)
+    return Finding(claim, rule, verdict, f"{text} (against {open_.label})")
+
+
+def asr_time(view: View) -> Finding:
+    """Half the decoder: 28.6 % less time for 2.8 % more WER."""
+    claim = "ASR at 50 % decoder sparsity: 28.6 % less inference time for 2.8 % more WER"
+    rule = "Against the dense system: seen if latency falls by at least 28.6 % and WER rises by at most 2.8 % relative"
+    return _time(view, claim, rule, "asr", "wer", 0.286)
+
+
+def st_time(view: View) -> Finding:
+    """Half the decoder: 34.3 % less time for the same BLEU."""
+    claim = "ST at 50 % decoder sparsity: 34.3 % less inference time with no BLEU loss"
+    rule = f"Against the dense system: seen if latency falls by at least 34.3 % and BLEU by at most {BLEU_NOISE}"
+    return _time(view, claim, rule, "st", "bleu", 0.343)
+
+
+def flops_fall(view: View) -> Finding:
+    """60 % fewer FLOPs at high sparsity."""
+    return _deepest(view, "FLOPs fall by 60 % at high sparsity", "gflops", 0.60, "GFLOPs", 1)
+
+
+def latency_falls(view: View) -> Finding:
+    """9.28 s to 5.22 s at higher sparsity."""
+    return _deepest(
+        view, "Latency falls from 9.28 s to 5.22 s (-43.8 %) at higher sparsity", "latency_s", 0.438, "latency", 3
+    )
+
+
+RULES: tuple[Callable[[View], Finding], ...] = (
+    asr_lives_on_cgmlp,
+    asr_decoder_free,
+    encoder_hurts,
+    st_needs_decoder,
+    source_attention_late,
+    decoder_pays_more,
+    asr_time,
+    st_time,
+    flops_fall,
+    latency_falls,
+)
+
+
+def structure_differs(view: View) -> list[Contrast]:
+    """ASR against ST in both stacks, at the decodings the findings look at."""
+    found: list[Contrast] = []
+    for stack in STACKS:
+        if decoding := view.middle(stack):
+            found += task_contrasts(decoding.gates[stack], stack)
+    return found
+
+
+def _price(view: View, claim: str, rule: str, decoding: Decoding | None, missing: str, cheap: bool) -> Finding:
+    """Decide by the relative rise of WER from no sparsity to ``decoding``; ``cheap``: a small one is the claim."""
+    base = view.unpruned()
+    if decoding is None or base is None:
+        return Finding(claim, rule, UNTESTABLE, missing)
+    rise = relative(decoding.value("wer", "asr"), base.value("wer", "asr"))
+    if rise is None:
+        return Finding(claim, rule, UNTESTABLE, "WER was not measured")
+    small, large = (SEEN, OPPOSITE) if cheap else (OPPOSITE, SEEN)
+    verdict = small if rise <= SMALL_LOSS + 1e-9 else large if rise > LARGE_LOSS + 1e-9 else NOT_SEEN
+    return Finding(claim, rule, verdict, f"{decoding.label} against {base.label}: {_changes(decoding, base)}")
+
+
+def _time(view: View, claim: str, rule: str, task: str, score: str, saving: float) -> Finding:
+    rule += "; opposite if it takes no less time. Decoder sparsity 0.5, encoder open."
+    decoding, base = view.at(0.0, MIDDLE), view.reference
+    if decoding is None or base is None:
+        return Finding(claim, rule, UNTESTABLE, "no decoding at encoder 0, decoder 0.5")
+    time = relative(decoding.value("latency_s", task), base.value("latency_s", task))
+    new, old = decoding.value(score, task), base.value(score, task)
+    if time is None or new is None or old is None:
+        return Finding(claim, rule, UNTESTABLE, f"latency or {score.upper()} was not measured")
+    rise = relative(new, old)
+    kept = (
+        new - old >= -BLEU_NOISE - 1e-9 if score == "bleu" else (new <= old if rise is None else rise <= 0.028 + 1e-9)
+    )
+    verdict = SEEN if time <= -saving + 1e-9 and kept else OPPOSITE if time >= 0 else NOT_SEEN
+    quality = f"{score.upper()} {old:.1f} → {new:.1f} ({_score_change(score, new, old)})"
+    return Finding(claim, rule, verdict, f"{decoding.label} against {base.label}: latency {percent(time)}, {quality}")
+
+
+def _deepest(view: View, claim: str, name: str, goal: float, what: str, digits: int) -> Finding:
+    """The least sparse decoding that reaches the goal, or else the one that comes nearest."""
+    base = view.reference
+    rule = (
+        f"Against the dense system, at any sparsity decoded: seen if {what} falls by at least {100 * goal:.1f} %; "
+        "opposite if it never falls. Shown: the decoding with the lowest WER that gets there, else the one nearest."
+    )
+    falls = [(f, d) for d in view.test_set.of(view.system) if base and (f := relative(d.value(name), base.value(name)))]
+    if base is None or not falls:
+        return Finding(claim, rule, UNTESTABLE, f"{what} was not measured")
+    enough = [
+        (d.value("wer", "asr") or 0.0, -(d.value("bleu", "st") or 0.0), f, d) for f, d in falls if f <= -goal + 1e-9
+    ]
+    if enough:
+        *_, fall, decoding = min(enough, key=lambda item: item[:3])
+    else:
+        fall, decoding = min(falls, key=lambda item: item[0])
+    verdict = SEEN if enough else OPPOSITE if fall >= 0 else NOT_SEEN
+    old, new = base.value(name), decoding.value(name)
+    return Finding(
+        claim,
+        rule,
+        verdict,
+        f"{decoding.label} against {base.label}: {what} {old:.{digits}f} → {new:.{digits}f} ({percent(fall)}); "
+        f"{_changes(decoding, base, with_time=False)}",
+    )
+
+
+def relative_to(base: Decoding | None, decodings: Sequence[Decoding], name: str) -> list[tuple[float, Decoding]]:
+    """Relative change of a number over all utterances, of each decoding where it is known."""
+    if base is None:
+        return []
+    changes = [(relative(d.value(name), base.value(name)), d) for d in decodings]
+    return [(change, d) for change, d in changes if change is not None]
+
+
+def _loss(decoding: Decoding) -> tuple[float, float]:
+    """For sorting: the best quality first."""
+    return decoding.value("wer", "asr") or 0.0, -(decoding.value("bleu", "st") or 0.0)
+
+
+def _gains(decoding: Decoding, base: Decoding) -> dict[str, float | None]:
+    """What is better than in ``base``: share of latency saved, share of WER saved, BLEU gained."""
+    time, wer = (relative(decoding.value(*k), base.value(*k)) for k in (("latency_s",), ("wer", "asr")))
+    new, old = decoding.value("bleu", "st"), base.value("bleu", "st")
+    return {
+        "latency": None if time is None else -time,
+        "wer": None if wer is None else -wer,
+        "bleu": None if new is None or old is None else new - old,
+    }
+
+
+def _changes(decoding: Decoding, base: Decoding, with_time: bool = True) -> str:
+    """WER, BLEU and latency of both, where measured."""
+    parts = []
+    for name, task in (("wer", "asr"), ("bleu", "st")):
+        new, old = decoding.value(name, task), base.value(name, task)
+        if new is not None and old is not None:
+            parts.append(f"{name.upper()} {old:.1f} → {new:.1f} ({_score_change(name, new, old)})")
+    time = relative(decoding.value("latency_s"), base.value("latency_s"))
+    if with_time and time is not None:
+        parts.append(f"latency {percent(time)}")
+    return ", ".join(parts) or "no scores"
+
+
+def _score_change(name: str, new: float, old: float) -> str:
+    change = relative(new, old)
+    return f"{new - old:+.1f}" if name == "bleu" or change is None else percent(change)
+
+
+def _per_utterance(table: GateTable, kind: str) -> FloatArray:
+    """(n,) open share of the modules of one kind in each utterance."""
+    return np.asarray(table.values[:, table.of_kind(kind)].mean(axis=1), dtype=np.float64)
+
+
+def _mean_difference(a: FloatArray, b: FloatArray, resamples: int = 1000) -> tuple[float, float, float]:
+    """Difference of the means of two groups with a bootstrap 95 % interval."""
+    rng = np.random.default_rng(12345)
+    draws = [
+        float(a[rng.integers(len(a), size=len(a))].mean() - b[rng.integers(len(b), size=len(b))].mean())
+        for _ in range(resamples)
+    ]
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(a.mean() - b.mean()), float(low), float(high)
+
+
+def _interval(gap: tuple[float, float, float]) -> str:
+    return f"{gap[0]:+.2f} [{gap[1]:+.2f}, {gap[2]:+.2f}]"
