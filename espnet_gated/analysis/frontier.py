@@ -1,0 +1,274 @@
+"""The frontier: quality against measured latency and FLOPs, one panel a task and a price, with direct labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.transforms import Bbox
+
+from espnet_gated.analysis.experiment import REFERENCES, SERIES, Decoding, TestSet
+
+# Okabe and Ito's colours: distinct under the common forms of colour blindness
+_GATED_COLORS = {"both": "#0072B2", "decoder": "#009E73", "encoder": "#D55E00", "none": "#0072B2"}
+_DENSE_STYLE = {"espnet": ("#000000", "X"), "dense": ("#7a7a7a", "D"), "control": ("#000000", "*")}
+_OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2", "#9E0142")
+_MARKERS = {"both": "o", "decoder": "v", "encoder": "^", "none": "o"}
+
+PRICES = (("latency_s", "Latency, seconds an utterance"), ("gflops", "GFLOPs an utterance"))
+SCORES = (
+    ("asr", "wer", "WER on ASR, % (lower is better)"),
+    ("st", "bleu", "BLEU on ST (higher is better)"),
+    ("st", "chrf", "chrF on ST (higher is better)"),
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A decoding in a panel: its price, its score and the score's interval."""
+
+    decoding: Decoding
+    x: float
+    y: float
+    ci: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of one system in one series, by rising sparsity; the open model is part of every series."""
+
+    system: str
+    series: str
+    points: Sequence[Point]
+    color: str
+    marker: str
+    name: str
+    """Written at its sparsest point."""
+
+
+@dataclass
+class Label:
+    """A text that wants to stand near a point; one that must not be left out is ``needed``."""
+
+    text: str
+    x: float
+    y: float
+    color: str
+    needed: bool
+    size: float
+
+
+def shown_scores(test_set: TestSet) -> list[tuple[str, str, str]]:
+    """(task, score, axis title) of what was scored; chrF only stands in where BLEU is missing."""
+    found = [s for s in SCORES if any(d.value(s[1], s[0]) is not None for d in test_set.decodings)]
+    return [s for s in found if s[1] != "chrf" or all(other[1] != "bleu" for other in found)]
+
+
+def shown_prices(test_set: TestSet) -> list[tuple[str, str]]:
+    """(name, axis title) of what was measured."""
+    return [p for p in PRICES if any(d.value(p[0]) is not None for d in test_set.decodings)]
+
+
+def frontier(test_set: TestSet, gated: str | None) -> Figure | None:
+    """Quality against price; ``None`` where nothing was both scored and measured."""
+    scores, prices = shown_scores(test_set), shown_prices(test_set)
+    if not scores or not prices:
+        return None
+    figure = Figure(
+        figsize=(4.9 * len(prices) + 0.4 if len(prices) > 1 else 6.6, 3.7 * len(scores)), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(scores), len(prices), squeeze=False)
+    waiting: list[tuple[Axes, list[Label], list[Line]]] = []
+    for i, (task, score, score_title) in enumerate(scores):
+        for j, (price, price_title) in enumerate(prices):
+            lines = series_lines(test_set, gated, task, score, price)
+            labels = _draw(grid[i, j], lines, may_be_log=score == "wer")
+            grid[i, j].set_xlabel(price_title)
+            grid[i, j].set_ylabel(score_title)
+            waiting.append((grid[i, j], labels, lines))
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # labels are placed in a layout that must not move any more
+    for axes, labels, lines in waiting:
+        _place(axes, labels, lines)
+    return figure
+
+
+def series_lines(test_set: TestSet, gated: str | None, task: str, score: str, price: str) -> list[Line]:
+    """The lines of a panel: the dense systems, the gated one, the others."""
+    lines = []
+    others = [s for s in dict.fromkeys(d.system for d in test_set.decodings) if s not in (*REFERENCES, gated)]
+    for system in dict.fromkeys(d.system for d in test_set.decodings):
+        points = [p for d in test_set.of(system) if (p := _point(d, task, score, price))]
+        open_ = [p for p in points if p.decoding.series == "none"]
+        pruned = sorted({p.decoding.series for p in points} - {"none"}, key=SERIES.index)
+        for series in pruned or ["none"]:
+            members = open_ + [p for p in points if p.decoding.series == series and series != "none"]
+            if not members:
+                continue
+            if system in _DENSE_STYLE:
+                color, marker = _DENSE_STYLE[system]
+            else:
+                main = system == gated
+                color = _GATED_COLORS[series] if main else _OTHER_COLORS[others.index(system) % len(_OTHER_COLORS)]
+                marker = _MARKERS[series]
+            members = sorted(members, key=lambda p: (sum(p.decoding.asked), p.decoding.asked))
+            end = _sparsity(members[-1].decoding, series)
+            name = system if series == "none" else f"{system}, {series} {end}"
+            lines.append(Line(system, series, members, color, marker, name))
+    return lines
+
+
+def _point(decoding: Decoding, task: str, score: str, price: str) -> Point | None:
+    row = decoding.rows.get((task, "all", "all"), {})
+    x, y = row.get(price), row.get(score)
+    if x is None or y is None:
+        return None
+    low, high = row.get(f"{score}_ci") or (y, y)
+    return Point(decoding, float(x), float(y), (float(low), float(high)))
+
+
+def _draw(axes: Axes, lines: Sequence[Line], may_be_log: bool) -> list[Label]:
+    if not lines:
+        axes.text(0.5, 0.5, "not measured on this task", transform=axes.transAxes, ha="center", color="#888888")
+        axes.set(xticks=[], yticks=[])
+    labels, seen = [], set()
+    for line in lines:
+        x, y = [p.x for p in line.points], [p.y for p in line.points]
+        on_line = [p for p in line.points if line.series != "both" or p.decoding.asked[0] == p.decoding.asked[1]]
+        dashes = "--" if line.system in _DENSE_STYLE or line.color in _OTHER_COLORS else "-"
+        axes.plot(
+            [p.x for p in on_line], [p.y for p in on_line], dashes, color=line.color, lw=1.4, alpha=0.75, zorder=2
+        )
+        down = [max(0.0, p.y - p.ci[0]) for p in line.points]
+        up = [max(0.0, p.ci[1] - p.y) for p in line.points]
+        axes.errorbar(x, y, yerr=[down, up], fmt="none", ecolor=line.color, elinewidth=0.9, alpha=0.35, zorder=1)
+        big = 9 if line.marker == "*" else 5.5
+        axes.plot(x, y, line.marker, color=line.color, ms=big, mec="white", mew=0.6, zorder=3)
+        last = line.points[-1]
+        labels.append(Label(line.name, last.x, last.y, line.color, True, 8.0))
+        for p in line.points:
+            text = _sparsity(p.decoding, line.series)
+            if p is not last and (text, p.x, p.y) not in seen and text:
+                seen.add((text, p.x, p.y))
+                labels.append(Label(text, p.x, p.y, line.color, False, 6.8))
+    _scale(axes, lines, may_be_log)
+    return labels
+
+
+def _sparsity(decoding: Decoding, series: str) -> str:
+    encoder, decoder = decoding.asked
+    if decoding.series == "none":
+        return "0" if series != "none" else ""
+    if series == "both" and encoder != decoder:
+        return f"{encoder:g}/{decoder:g}"
+    return f"{max(encoder, decoder):g}"
+
+
+def _scale(axes: Axes, lines: Sequence[Line], y_may_be_log: bool) -> None:
+    """Logarithmic axes where values span much; plain numbers on them; room for labels."""
+    axes.margins(x=0.16, y=0.14)
+    points = [p for line in lines for p in line.points]
+    x, y = [p.x for p in points], [p.y for p in points]
+    if _is_wide(x):
+        _log(axes, "x", x)
+    if y_may_be_log and _is_wide(y):
+        _log(axes, "y", y)
+        axes.set_ylim(min(max(p.ci[0], min(y) / 2) for p in points) / 1.12, max(p.ci[1] for p in points) * 1.2)
+    axes.grid(color="#e6e6e6", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    return bool(values) and min(values) > 0 and max(values) > 3.5 * min(values)
+
+
+def _log(axes: Axes, name: str, values: Sequence[float]) -> None:
+    ladder = [m * 10.0**e for e in range(-5, 8) for m in (1, 1.5, 2, 3, 5, 7)]
+    inside = [t for t in ladder if min(values) * 0.7 <= t <= max(values) * 1.4]
+    getattr(axes, f"set_{name}scale")("log")
+    axis = getattr(axes, f"{name}axis")
+    axis.set_major_locator(FixedLocator(inside))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _place(axes: Axes, labels: Sequence[Label], lines: Sequence[Line]) -> None:
+    """Put each label where it covers least; numbers that find no free place are left out."""
+    canvas: Any = axes.figure.canvas
+    renderer = canvas.get_renderer()
+    scale = axes.figure.dpi / 72
+    frame = axes.get_window_extent(renderer)
+    taken = _obstacles(axes, lines, scale)
+    for label in sorted(labels, key=lambda item: not item.needed):
+        text = axes.annotate(
+            label.text,
+            (label.x, label.y),
+            xytext=(0, 0),
+            textcoords="offset points",
+            color=label.color,
+            size=label.size,
+        )
+        if label.needed:
+            text.set_fontweight("bold")
+        width, height = text.get_window_extent(renderer).size
+        px, py = axes.transData.transform((label.x, label.y))
+        best: tuple[float, float, float, Bbox] | None = None
+        for dx, dy in _offsets(width / scale, height / scale, label.needed):
+            x, y = px + dx * scale, py + dy * scale
+            box = Bbox.from_bounds(x, y, width, height)
+            cost = sum(_overlap(box, other) for other in taken) / (width * height)
+            if box.x0 < frame.x0 or box.x1 > frame.x1 + 4 * scale or box.y0 < frame.y0 or box.y1 > frame.y1:
+                cost += 4.0
+            cost += 0.004 * float(np.hypot(dx + width / scale / 2, dy + height / scale / 2))
+            if best is None or cost < best[0]:
+                best = cost, dx, dy, box
+        assert best is not None
+        if not label.needed and best[0] > 0.12:
+            text.remove()
+            continue
+        text.set_position((best[1], best[2]))
+        taken.append(best[3])
+
+
+def _offsets(width: float, height: float, needed: bool) -> list[tuple[float, float]]:
+    """Where the lower left corner of a text may stand, in points from its point."""
+    rings = (5.0, 11.0, 19.0, 28.0) if needed else (4.0,)
+    found = []
+    for r in rings:
+        for x in (r, -width / 2, -width - r):
+            for y in (r - 1, -height / 2, -height - r + 1):
+                if (x, y) != (-width / 2, -height / 2):
+                    found.append((x, y))
+        found += [(-width / 4, r), (-3 * width / 4, r), (-width / 4, -height - r), (-3 * width / 4, -height - r)]
+    return found
+
+
+def _obstacles(axes: Axes, lines: Sequence[Line], scale: float) -> list[Bbox]:
+    """Boxes over markers and along lines, in pixels."""
+    boxes = []
+    for line in lines:
+        pixels = axes.transData.transform([(p.x, p.y) for p in line.points])
+        boxes += [_square(x, y, 4.0 * scale) for x, y in pixels]
+        for (x0, y0), (x1, y1) in zip(pixels[:-1], pixels[1:], strict=True):
+            n = max(2, int(np.hypot(x1 - x0, y1 - y0) / (5 * scale)))
+            boxes += [_square(x0 + (x1 - x0) * t, y0 + (y1 - y0) * t, 1.5 * scale) for t in np.linspace(0, 1, n)]
+    return boxes
+
+
+def _square(x: float, y: float, half: float) -> Bbox:
+    return Bbox.from_extents(x - half, y - half, x + half, y + half)
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    width = min(a.x1, b.x1) - max(a.x0, b.x0)
+    height = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return width * height if width > 0 and height > 0 else 0.0
