@@ -1,0 +1,132 @@
+"""The main results of a test set in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from espnet_gated.analysis.comparisons import BETTER, Comparison, Comparisons
+from espnet_gated.analysis.experiment import STACKS, Decoding, TestSet
+from espnet_gated.analysis.findings import VERDICTS, Finding, View, percent, relative, structure_differs
+from espnet_gated.analysis.gate_stats import TOLERANCE, budgets_kept, variation
+
+POINTS = (
+    ("sparsity 0", 0.0, 0.0),
+    ("decoder 0.5", 0.0, 0.5),
+    ("encoder 0.3, decoder 0.5", 0.3, 0.5),
+    ("both 0.5", 0.5, 0.5),
+)
+"""The sparsities that the headline is about: (name, encoder, decoder)."""
+FLOPS_GOAL = 0.6
+PRICE_HEADER = ("", "system", "WER", "BLEU", "GFLOPs", "of the decoder", "latency")
+
+
+def price_rows(view: View, comparisons: Comparisons) -> list[list[str]]:
+    """What the gated system costs and saves at the points of interest, under ``PRICE_HEADER``; empty without a base."""
+    base = view.reference
+    if base is None:
+        return []
+    points = [(name, d) for name, *asked in POINTS if (d := view.at(asked[0], asked[1]))]
+    deep = [d for d in view.test_set.of(view.system) if (relative_flops(d, base) or 0.0) <= -FLOPS_GOAL]
+    if deep:
+        best = min(deep, key=lambda d: (d.value("wer", "asr") or 0.0, -(d.value("bleu", "st") or 0.0)))
+        points.append(("60 % fewer FLOPs", best))
+    rows = []
+    for name, d in points:
+        changes = [percent(relative(d.value(k), base.value(k))) for k in ("gflops", "gflops_decoder", "latency_s")]
+        scores = [_score(d, base, comparisons, *k) for k in (("wer", "asr"), ("bleu", "st"))]
+        rows.append([name, d.label, *scores, *changes])
+    return rows
+
+
+def relative_flops(decoding: Decoding, base: Decoding) -> float | None:
+    """Relative change of FLOPs over all utterances."""
+    return relative(decoding.value("gflops"), base.value("gflops"))
+
+
+def in_short(test_set: TestSet, gated: str | None, comparisons: Comparisons, findings: Sequence[Finding]) -> list[str]:
+    """The main results but the prices, a sentence each."""
+    systems = list(dict.fromkeys(d.system for d in test_set.decodings))
+    lines = [f"{test_set.n} utterances, {len(test_set.decodings)} decodings of {', '.join(systems)}."]
+    if gated is None:
+        return [*lines, "No system was decoded at a sparsity above 0, so there is nothing to say about gates."]
+    view = View(test_set, gated)
+    lines += _flops_line(view)
+    lines += _rival_lines(comparisons)
+    lines += _budget_line(test_set.of(gated))
+    lines += _structure_lines(view)
+    counts = [f"{n} {v}" for v in VERDICTS if (n := sum(f.verdict == v for f in findings))]
+    return [*lines, f"Published findings: {', '.join(counts)}."]
+
+
+def difference(c: Comparison) -> str:
+    """``-0.2 [-0.5, +0.1]``: of a paired comparison."""
+    low, high = c.result.ci
+    return f"{c.result.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _score(d: Decoding, base: Decoding, comparisons: Comparisons, metric: str, task: str) -> str:
+    """Both scores and their difference, with its interval where there is a paired comparison."""
+    new, old = d.value(metric, task), base.value(metric, task)
+    if new is None or old is None:
+        return "-"
+    paired = next((c for c in comparisons.done if (c.a, c.b, c.result.metric) == (base, d, metric)), None)
+    change = relative(new, old)
+    text = f"{old:.1f} → {new:.1f}, " + (difference(paired) if paired else f"{new - old:+.1f}")
+    return f"{text} ({percent(change)})" if metric == "wer" and change is not None else text
+
+
+def _flops_line(view: View) -> list[str]:
+    if view.reference is None:
+        return []
+    known = [c for d in view.test_set.of(view.system) if (c := relative_flops(d, view.reference)) is not None]
+    if not known or min(known) <= -FLOPS_GOAL:
+        return []
+    return [f"60 % fewer FLOPs are not reached: the greatest change is {percent(min(known))}."]
+
+
+def _rival_lines(comparisons: Comparisons) -> list[str]:
+    """Whether the gated system beats each other one that skips as much."""
+    lines = []
+    same = [c for c in comparisons.done if c.kind == "same sparsity"]
+    for rival in dict.fromkeys(c.a.system for c in same):
+        of_rival = [c for c in same if c.a.system == rival]
+        won = [c for c in of_rival if c.verdict == BETTER]
+        where = ", ".join(f"{c.result.metric.upper()} at {c.b.asked[0]:g}/{c.b.asked[1]:g}" for c in won) or "nowhere"
+        lines.append(
+            f"{of_rival[0].b.system} beats {rival} at the same sparsity by more than the 95 % interval in {len(won)} "
+            f"of {len(of_rival)} comparisons: {where}."
+        )
+    return lines
+
+
+def _budget_line(decodings: Sequence[Decoding]) -> list[str]:
+    kept = budgets_kept(decodings)
+    if not kept:
+        return []
+    mean, worst = max(abs(k.deviation) for k in kept), max(k.worst for k in kept)
+    keeps = "within" if mean <= TOLERANCE + 1e-9 else "not within"
+    return [
+        f"Sparsity asked and reached differ by at most {mean:.3f} on average over a decoding ({keeps} the bound of "
+        f"{TOLERANCE:g}) and by at most {worst:.3f} in one utterance."
+    ]
+
+
+def _structure_lines(view: View) -> list[str]:
+    """Whether the best structure depends on task and language."""
+    parts = []
+    for stack in STACKS:
+        decoding = view.middle(stack)
+        if decoding is None:
+            continue
+        v = variation(decoding.gates[stack])
+        shares = [("task", v.by_task), ("language", v.by_language)]
+        known = [f"{name} {100 * share:.0f} %" for name, share in shares if share is not None]
+        if known:
+            parts.append(f"{stack} ({decoding.label}): {', '.join(known)}")
+        elif v.constant == v.modules:
+            parts.append(f"{stack} ({decoding.label}): none, the gates are the same for every utterance")
+    lines = [f"Explained share of the gates' variance, {'; '.join(parts)}."] if parts else []
+    if contrasts := structure_differs(view):
+        clear = sum(c.is_clear for c in contrasts)
+        lines.append(f"ASR and ST differ clearly in the open share of {clear} of {len(contrasts)} modules.")
+    return lines

@@ -1,0 +1,208 @@
+"""The report of an experiment: frontier, gates, findings, on one self-contained page."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_gated.analysis import gate_sections
+from espnet_gated.analysis.comparisons import BETTER, SAME, Comparisons, compare
+from espnet_gated.analysis.environment import environment_section
+from espnet_gated.analysis.experiment import Decoding, Experiment, TestSet, read_experiment
+from espnet_gated.analysis.findings import OPPOSITE, SEEN, Finding, View, percent, published_findings, relative
+from espnet_gated.analysis.frontier import frontier
+from espnet_gated.analysis.headline import PRICE_HEADER, difference, in_short, price_rows
+from espnet_gated.analysis.metrics import RESAMPLES
+from espnet_gated.analysis.page import Cell, Mark, Page
+from espnet_gated.analysis.plots import latency_figure, png, style
+from espnet_gated.analysis.results import language_tables
+from espnet_gated.analysis.speed import HEADER as SPEED_HEADER
+from espnet_gated.analysis.speed import STATS_FILE, speed_row
+from espnet_gated.analysis.table import number, text_table, with_interval
+
+METRIC_NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF"}
+_TONES = {SEEN: "good", OPPOSITE: "bad"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page, and its main results in a few lines for the terminal."""
+
+    page: Page
+    summary: Sequence[str]
+
+
+def make_report(expdir: str | Path, gated: str | None = None, resamples: int = RESAMPLES) -> Report:
+    """Read an experiment and make its report.
+
+    Args:
+        expdir: holds the scored decoding directories somewhere below.
+        gated: name of the gated system the report is about; ``None``: ``gated``, or the one with most sparsities.
+        resamples: of the paired bootstrap.
+
+    Raises:
+        ValueError: for missing or broken scores or statistics, naming the file.
+    """
+    experiment = read_experiment(expdir)
+    if gated is not None and not any(s.gated_system(gated) == gated for s in experiment.sets):
+        known = sorted({d.system for d in experiment.decodings if d.series != "none"})
+        raise ValueError(
+            f"no system {gated!r} with pruned decodings, only {', '.join(known) or 'dense ones'} (--gated)"
+        )
+    date = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    names = ", ".join(f"{s.title} ({s.n} utterances)" for s in experiment.sets)
+    page = Page("Gated speech-to-text: what sparsity costs and where it goes", f"{names} · {date}")
+    summary: list[str] = []
+    with style():
+        for test_set in experiment.sets:
+            summary += _one_set(page, experiment, test_set, test_set.gated_system(gated), resamples)
+    for name in experiment.unscored:
+        summary.append(f"{name}: decoded but not scored, left out")
+    environment_section(page, experiment)
+    return Report(page, summary)
+
+
+def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str | None, resamples: int) -> list[str]:
+    prefix = f"{test_set.title}: " if len(experiment.sets) > 1 else ""
+    comparisons = compare(experiment, test_set, gated, resamples)
+    findings = published_findings(test_set, gated) if gated else []
+    lines = in_short(test_set, gated, comparisons, findings)
+    prices = price_rows(View(test_set, gated), comparisons) if gated else []
+    page.section(f"{prefix}In short")
+    page.short(lines)
+    base = test_set.reference()
+    if prices and base is not None:
+        page.heading(f"{gated} against {base.label}")
+        page.table(PRICE_HEADER, prices, left=2)
+    _systems(page, prefix, test_set, gated)
+    _comparisons(page, prefix, comparisons)
+    if gated:
+        gate_sections.add_all(page, prefix, test_set, gated)
+        _findings(page, prefix, findings)
+    _latency(page, prefix, test_set)
+    summary = [f"{prefix}{line}" for line in lines]
+    if prices:
+        against = f" against {base.label}" if base else ""
+        table = text_table([f"{gated}{against}", *PRICE_HEADER[1:]], prices, n_left=2)
+        summary.append(f"{prefix}prices\n{table}")
+    return summary
+
+
+def _systems(page: Page, prefix: str, test_set: TestSet, gated: str | None) -> None:
+    page.section(f"{prefix}Frontier")
+    figure = frontier(test_set, gated)
+    if figure is None:
+        page.text("Neither latency nor FLOPs were measured, so there is no frontier to draw.")
+    else:
+        page.figure(
+            f"{test_set.title} frontier",
+            png(figure),
+            "Quality against its price, mean over the utterances of the task. Bars: 95 % bootstrap interval over "
+            "utterances. Numbers: sparsity asked (one number: of every pruned stack; two: encoder/decoder). "
+            "● both stacks pruned, ▼ decoder, ▲ encoder. Axes are logarithmic where values span much.",
+        )
+    base = test_set.reference()
+    against = f" Δ: against {base.label}; WER, GFLOPs and latency relative, BLEU absolute." if base else ""
+    header = ["system", "reached enc/dec", "WER [95 %]", "Δ", "BLEU [95 %]", "Δ", "GFLOPs", "Δ", "Δ decoder"]
+    page.table([*header, "latency", "Δ"], [_system_row(d, base) for d in test_set.decodings])
+    page.text(
+        f"Scores and FLOPs per task are in the figure; GFLOPs and latency here are over all utterances.{against}", True
+    )
+    rows = [row for d in test_set.decodings for row in d.rows.values()]
+    tables = [t for t in language_tables(rows) if ": WER" in t[0] or ": BLEU" in t[0]]
+    for title, table_header, cells in tables:
+        if len(table_header) > 3:
+            page.heading(title)
+            page.table(table_header, cells)
+
+
+def _system_row(d: Decoding, base: Decoding | None) -> list[Cell]:
+    def change(name: str, task: str = "all") -> str:
+        if base is None or d is base:
+            return ""
+        new, old = d.value(name, task), base.value(name, task)
+        if name == "bleu":
+            return "" if new is None or old is None else f"{new - old:+.1f}"
+        rise = relative(new, old)
+        return "" if rise is None else percent(rise)
+
+    def interval(name: str, task: str) -> str:
+        row = d.rows.get((task, "all", "all"), {})
+        return with_interval(row.get(name), row.get(f"{name}_ci"))
+
+    skipped = [number(d.value(f"skipped_{stack}"), 2) for stack in ("encoder", "decoder")]
+    return [
+        d.label,
+        "-" if skipped == ["-", "-"] else " / ".join(skipped),
+        interval("wer", "asr"),
+        change("wer", "asr"),
+        interval("bleu", "st"),
+        change("bleu", "st"),
+        number(d.value("gflops"), 2),
+        change("gflops"),
+        change("gflops_decoder"),
+        _seconds(d.value("latency_s")),
+        change("latency_s"),
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _comparisons(page: Page, prefix: str, comparisons: Comparisons) -> None:
+    if not comparisons.done and not comparisons.missing:
+        return
+    page.section(f"{prefix}Paired comparisons")
+    for line in comparisons.missing:
+        page.text(line[0].upper() + line[1:] + ".")
+    if not comparisons.done:
+        return
+    page.text(
+        "Two systems on the same utterances: paired bootstrap over utterances, 95 % intervals. The verdict is on b."
+    )
+    metrics = list(dict.fromkeys(c.result.metric for c in comparisons.done))
+    header = ["a", "b"]
+    for metric in metrics:
+        header += [f"{METRIC_NAMES[metric]} a → b", "difference", "b is"]
+    for kind in dict.fromkeys(c.kind for c in comparisons.done):
+        page.heading(kind.capitalize())
+        rows: dict[tuple[str, str], list[Cell]] = {}
+        for c in comparisons.done:
+            if c.kind == kind:
+                row = rows.setdefault((c.a.name, c.b.name), [c.a.label, c.b.label])
+                mark = Mark(c.verdict, "none" if c.verdict == SAME else "good" if c.verdict == BETTER else "bad")
+                row += [f"{c.result.score_a:.1f} → {c.result.score_b:.1f}", difference(c), mark]
+        page.table(header, list(rows.values()), left=2)
+
+
+def _findings(page: Page, prefix: str, findings: Sequence[Finding]) -> None:
+    page.section(f"{prefix}Published findings")
+    page.text(
+        "Someki et al., ICLR 2025: OWSM v3.1 on Europarl-ST. Each is decided by a rule from the numbers beside it; "
+        "a small model on a small corpus need not behave as a large one does."
+    )
+    tones = [Mark(f.verdict, _TONES.get(f.verdict, "none")) for f in findings]
+    rows: list[list[Cell]] = [[f.claim, tone, f.numbers] for f, tone in zip(findings, tones, strict=True)]
+    page.table(["published", "here", "numbers"], rows, text=(0, 2))
+    page.heading("Rules")
+    page.bullets([f"{f.claim}. {f.rule}" for f in findings])
+
+
+def _latency(page: Page, prefix: str, test_set: TestSet) -> None:
+    timed = [d for d in test_set.decodings if any(r.get("latency_s") is not None for r in d.stats)]
+    if not timed:
+        return
+    page.section(f"{prefix}Where the time goes")
+    figure = latency_figure(timed)
+    if figure is not None:
+        batched = any((r.get("batch_size") or 1) > 1 for d in timed for r in d.stats)
+        caption = (
+            "Mean time of an utterance: encoding (with features) and search; and the search's time for each token."
+        )
+        caption += " Utterances of a batch share its time equally." if batched else ""
+        page.figure(f"{test_set.title} latency", png(figure), caption)
+    rows = [[d.label, *speed_row(d.directory)[1:]] for d in timed if (d.directory / STATS_FILE).is_file()]
+    page.table(SPEED_HEADER, rows)
