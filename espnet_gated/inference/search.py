@@ -21,6 +21,7 @@ from espnet2.bin.s2t_inference import ScoreFilter
 from torch import Tensor
 
 from espnet_gated.decoder import GatedTransformerDecoder
+from espnet_gated.gating.gates import Gates
 from espnet_gated.inference.cache import DecoderCache
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
 
@@ -100,17 +101,36 @@ class CachedBeamSearch(BatchBeamSearch):
         Raises:
             ValueError: if the primers differ in length.
         """
+        return self._search(memory, lengths, primers, maxlenratio, minlenratio, None)
+
+    def _search(
+        self,
+        memory: Tensor,
+        lengths: Sequence[int] | None,
+        primers: Sequence[Sequence[int]],
+        maxlenratio: float,
+        minlenratio: float,
+        gates: Gates | None,
+    ) -> list[list[Hypothesis]]:
+        """:meth:`search_batch` with gates that may be decided already."""
         if len({len(p) for p in primers}) != 1:
             raise ValueError(f"primers of one batch must have one length, got {[len(p) for p in primers]}")
         frames = [memory.size(1)] * len(primers) if lengths is None else [int(n) for n in lengths]
         beams = [Beam(i, *self._length_bounds(n, maxlenratio, minlenratio)) for i, n in enumerate(frames)]
-        state: SearchState | None = self._start(beams, memory, frames, primers)
+        start = self._start(beams, memory, frames, primers, gates)
+        state, gates = start, start.cache.gates
         detect_end = maxlenratio == 0.0
         step = 0
         while state is not None:
             state = self._step(state, step, detect_end)
             step += 1
-        return [self._finish(b, memory, frames, primers, maxlenratio, minlenratio) for b in beams]
+        found = []
+        for beam in beams:
+            if not beam.ended and minlenratio >= 0.1:
+                found.append(self._again(beam, memory, frames, primers, maxlenratio, minlenratio, gates))
+            else:
+                found.append(self._ranked(beam.ended))
+        return found
 
     @staticmethod
     def _length_bounds(frames: int, maxlenratio: float, minlenratio: float) -> tuple[int, int]:
@@ -124,7 +144,12 @@ class CachedBeamSearch(BatchBeamSearch):
         return longest, shortest
 
     def _start(
-        self, beams: list[Beam], memory: Tensor, frames: Sequence[int], primers: Sequence[Sequence[int]]
+        self,
+        beams: list[Beam],
+        memory: Tensor,
+        frames: Sequence[int],
+        primers: Sequence[Sequence[int]],
+        gates: Gates | None,
     ) -> SearchState:
         self._primer_length = len(primers[0])
         device, width = memory.device, self.beam_size
@@ -144,12 +169,14 @@ class CachedBeamSearch(BatchBeamSearch):
                     scorer.batch_init_state(memory[u, :n]) for u, n in enumerate(frames) for _ in range(width)
                 ]
         decoder = self.full_scorers["decoder"]
+        if gates is None:
+            gates = decoder.decide(memory, mask, ys)
         return SearchState(
             beams=beams,
             tokens=ys.repeat_interleave(width, 0),
             total=total,
             scores={name: memory.new_zeros(len(beams), width) for name in self.scorers},
-            cache=decoder.start(memory, mask, ys),
+            cache=DecoderCache.start(decoder.decoders, memory, mask, gates),
             memory=memory,
             states=states,
         )
@@ -316,7 +343,7 @@ class CachedBeamSearch(BatchBeamSearch):
             states=states,
         )
 
-    def _finish(
+    def _again(
         self,
         beam: Beam,
         memory: Tensor,
@@ -324,14 +351,17 @@ class CachedBeamSearch(BatchBeamSearch):
         primers: Sequence[Sequence[int]],
         maxlenratio: float,
         minlenratio: float,
+        gates: Gates | None,
     ) -> list[Hypothesis]:
-        if not beam.ended and minlenratio >= 0.1:
-            logging.warning("no hypothesis has ended: searching again with a smaller minlenratio")
-            u = beam.number
-            again = memory[u : u + 1, : frames[u]]
-            smaller = max(0.0, minlenratio - 0.1)
-            return self.search_batch(again, None, [primers[u]], maxlenratio, smaller)[0]
+        """Search an utterance of which no hypothesis ended, under the gates it had."""
+        logging.warning("no hypothesis has ended: searching again with a smaller minlenratio")
+        u = beam.number
+        own = None if gates is None else gates.select(torch.tensor([u], device=memory.device))
+        smaller = max(0.0, minlenratio - 0.1)
+        return self._search(memory[u : u + 1, : frames[u]], None, [primers[u]], maxlenratio, smaller, own)[0]
+
+    def _ranked(self, ended: list[Hypothesis]) -> list[Hypothesis]:
         key: Callable[[Hypothesis], float] = lambda h: float(h.score)  # noqa: E731
         if self.normalize_length:
             key = lambda h: float(h.score) / (len(h.yseq) - 1)  # noqa: E731
-        return sorted(beam.ended, key=key, reverse=True)
+        return sorted(ended, key=key, reverse=True)
