@@ -109,11 +109,11 @@ class TokenContext:
 
     def from_text(self, text: Tensor) -> dict[str, Tensor]:
         """Categories from S2T text (B, L) that starts with the tokens; ids < 0 are padding."""
-        table = self.table.to(text.device)
+        table = torch.cat([self.table, self.table.new_zeros(1)]).to(text.device)  # id -1: unknown
         found = {}
         for position, name in enumerate(self.names):
             if position < text.size(1):
-                found[name] = table[text[:, position].clamp(min=0)]
+                found[name] = table[text[:, position].clamp(min=-1)]
             else:
                 found[name] = text.new_zeros(text.size(0))
         return found
