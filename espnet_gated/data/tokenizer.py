@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +49,8 @@ class SpecialTokens:
             for name in names:
                 if not _NAME.fullmatch(name):
                     raise ValueError(f"name must be of a-z, 0-9 and _, got {name!r} ({option})")
-        names = [*self.langs, *self.tasks]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        every = [*self.langs, *self.tasks]
+        twice = sorted({name for name in every if every.count(name) > 1})
         if twice:
             raise ValueError(f"given twice: {' '.join(twice)} (--langs, --tasks)")
         if not 0 < self.time_resolution <= self.max_time:
@@ -76,7 +76,7 @@ class SpecialTokens:
             )
         return symbols
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         yield from (NO_TEXT, NO_SPEECH)
         yield from (f"<{name}>" for name in (*self.langs, *self.tasks))
         yield TIMESTAMP_TOKEN

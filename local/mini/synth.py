@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import espeakng_loader
 import numpy as np
@@ -123,7 +124,7 @@ class Espeak:
         self._callback = self._CALLBACK(self._collect)  # kept: C holds only the pointer
         self._lib.espeak_SetSynthCallback(self._callback)
 
-    def _collect(self, samples, count: int, events) -> int:  # noqa: ANN001 (C pointers)
+    def _collect(self, samples: Any, count: int, events: Any) -> int:
         if count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
