@@ -1,21 +1,25 @@
-"""From gate logits to gates at inference: threshold, or the best modules within an exact budget."""
+"""From gate logits to gates at inference: the best modules within an exact budget."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 _BINS_PER_MODULE = 200  # costs are rounded up to bins: at most 1/200 of a mean module is lost on each
+TOLERANCE = 0.02
+"""A budget should be used up to this share, where the modules' costs allow it."""
 
 
 def exact_budget(logits: Sequence[float], costs: Sequence[float], sparsity: float) -> list[bool]:
-    """Open the modules of the greatest total logit whose cost stays within ``1 − sparsity``.
+    """Open the modules of the greatest total logit whose cost is within ``1 − sparsity``, and close to it.
 
-    A 0/1 knapsack; costs are rounded up to bins, so the budget is never exceeded (law 6). Logits are shifted
-    to be positive, so that what is left of the budget is used.
+    A 0/1 knapsack over exact costs: among the sets that cost between ``1 − sparsity − 0.02`` and ``1 − sparsity`` the
+    one of the
+    greatest total logit; where there is none, the costliest that fits. Costs are rounded up to bins, so the budget is
+    never exceeded (law 6).
 
     Args:
         logits: (M,) gate logits of one utterance.
-        costs: (M,) shares of the stack's cost; their sum is one.
+        costs: (M,) shares of the stack's cost.
         sparsity: share to skip, in [0, 1].
 
     Returns:
@@ -32,16 +36,13 @@ def exact_budget(logits: Sequence[float], costs: Sequence[float], sparsity: floa
     bins = _BINS_PER_MODULE * len(costs)
     weights = [int(np.ceil(c / total * bins - 1e-6)) for c in costs]
     budget = int(np.floor((1.0 - sparsity) * bins + 1e-6))
-    return _knapsack(_positive(np.asarray(logits, dtype=np.float64)), weights, budget)
+    return _knapsack(np.asarray(logits, dtype=np.float64), weights, budget, int(TOLERANCE * bins))
 
 
-def _positive(logits: np.ndarray) -> np.ndarray:
-    spread = float(logits.max() - logits.min()) if len(logits) else 0.0
-    return logits - logits.min() + 0.1 * spread + 1e-6
-
-
-def _knapsack(values: np.ndarray, weights: Sequence[int], budget: int) -> list[bool]:
-    best = np.zeros(budget + 1)
+def _knapsack(values: np.ndarray, weights: Sequence[int], budget: int, tolerance: int) -> list[bool]:
+    """The set of the greatest value that weighs between ``budget − tolerance`` and ``budget``."""
+    best = np.full(budget + 1, -np.inf)  # best[w]: greatest value of a set that weighs exactly w
+    best[0] = 0.0
     taken = np.zeros((len(values), budget + 1), dtype=bool)
     for i, (value, weight) in enumerate(zip(values, weights, strict=True)):
         if weight > budget:
@@ -50,8 +51,11 @@ def _knapsack(values: np.ndarray, weights: Sequence[int], budget: int) -> list[b
         better = with_item > best[weight:]
         taken[i, weight:] = better
         best[weight:] = np.where(better, with_item, best[weight:])
+    start = max(0, budget - tolerance)
+    left = start + int(best[start:].argmax())
+    if np.isneginf(best[left]):
+        left = int(np.flatnonzero(~np.isneginf(best)).max())
     chosen = [False] * len(values)
-    left = budget
     for i in range(len(values) - 1, -1, -1):
         if taken[i, left]:
             chosen[i] = True

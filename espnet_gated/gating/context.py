@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 UNKNOWN = 0
 """Row of every category table that stands for «unknown» and «dropped»."""
@@ -50,16 +51,38 @@ class ContextField:
         kind: ``token`` (a special token of the text), ``category`` (a label) or ``vector``.
         values: names of the categories, rows 1 … n of the table.
         size: width of a vector.
+        default: category that stands in where none is known (option ``default_context``).
     """
 
     name: str
     kind: str
     values: tuple[str, ...] = ()
     size: int = 0
+    default: str | None = None
 
     def row(self, value: str | None) -> int:
-        """Row of a category; unknown values (and ``None``) give row 0."""
-        return self.values.index(value) + 1 if value in self.values else UNKNOWN
+        """Row of a category (``deu`` finds the token ``<deu>`` too); unknown values and ``None`` give row 0."""
+        for name in (value, f"<{value}>"):
+            if name in self.values:
+                return self.values.index(name) + 1
+        return UNKNOWN
+
+    def rows_of_labels(self, codes: Tensor) -> Tensor:
+        """Rows of labels that come as UTF-8 bytes.
+
+        Args:
+            codes: (B, L) bytes, padded with -1.
+
+        Returns:
+            (B,) rows; 0 for unknown labels.
+        """
+        table = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(list(value.encode())) for value in self.values], batch_first=True, padding_value=-1
+        ).to(codes.device)
+        width = max(table.size(1), codes.size(1))
+        table, codes = (F.pad(t, (0, width - t.size(1)), value=-1) for t in (table, codes))
+        same = (codes[:, None] == table).all(-1)
+        return (same * torch.arange(1, len(self.values) + 1, device=codes.device)).sum(-1)
 
 
 def special_tokens(token_list: Sequence[str]) -> tuple[str, ...]:
@@ -67,15 +90,21 @@ def special_tokens(token_list: Sequence[str]) -> tuple[str, ...]:
     return tuple(t for t in token_list if _SPECIAL.match(t) and not _TIME.match(t))
 
 
-def parse_fields(spec: Mapping[str, Any], token_list: Sequence[str] = ()) -> list[ContextField]:
+def parse_fields(
+    spec: Mapping[str, Any], token_list: Sequence[str] = (), defaults: Mapping[str, str] | None = None
+) -> list[ContextField]:
     """Read the YAML option ``context``.
 
     ``{lang: token, task: token, speaker: {vector: 192}, device: {category: [phone, server]}}``; the order of the
-    ``token``
-    fields is their order in the text.
+    ``token`` fields is their order in the text.
+
+    Args:
+        spec: name → kind.
+        token_list: vocabulary, for ``token`` fields.
+        defaults: name → category that stands in for unknown ones.
 
     Raises:
-        ValueError: for an unknown kind or a malformed entry, naming the field.
+        ValueError: for an unknown kind, a malformed entry or a default that is no category, naming the field.
     """
     fields = []
     for name, value in spec.items():
@@ -89,7 +118,71 @@ def parse_fields(spec: Mapping[str, Any], token_list: Sequence[str] = ()) -> lis
             raise ValueError(
                 f"context.{name} must be 'token', {{vector: SIZE}} or {{category: [NAMES]}}, got {value!r}"
             )
-    return fields
+    return _with_defaults(fields, dict(defaults or {}))
+
+
+def _with_defaults(fields: Sequence[ContextField], defaults: dict[str, str]) -> list[ContextField]:
+    found = []
+    for f in fields:
+        default = defaults.pop(f.name, None)
+        if default is not None and not f.row(default):
+            allowed = ", ".join(f.values) or "nothing (it is a vector)"
+            raise ValueError(f"default_context.{f.name} must be one of {allowed}, got {default!r}")
+        found.append(replace(f, default=default))
+    if defaults:
+        declared = ", ".join(f.name for f in fields) or "none"
+        raise ValueError(f"default_context.{min(defaults)} is not declared in context; declared are: {declared}")
+    return found
+
+
+def context_of_batch(fields: Sequence[ContextField], batch: Mapping[str, Tensor]) -> GatingContext:
+    """Categories and vectors of a training batch, where the data has them.
+
+    Args:
+        fields: declared contexts; those of kind ``category`` and ``vector`` are looked for.
+        batch: data name → tensor: labels as (B, L) bytes padded with -1, vectors (B, size).
+
+    Raises:
+        ValueError: for a vector of another size than declared.
+    """
+    context = GatingContext()
+    for f in fields:
+        value = batch.get(f.name)
+        if value is not None and f.kind == "category":
+            context = replace(context, categories={**context.categories, f.name: f.rows_of_labels(value)})
+        elif value is not None and f.kind == "vector":
+            context = replace(context, vectors={**context.vectors, f.name: value})
+    return context
+
+
+def context_of_requests(
+    fields: Sequence[ContextField], categories: Sequence[Mapping[str, str]], vectors: Sequence[Mapping[str, Any]]
+) -> GatingContext:
+    """Categories and vectors of utterances to decode; each may lack any.
+
+    Args:
+        fields: declared contexts.
+        categories, vectors: for each utterance, name → label, name → (size,).
+
+    Raises:
+        ValueError: for a name that is not declared.
+    """
+    for kind, given in (("vector", vectors), ("category", categories)):
+        declared = {f.name for f in fields if (f.kind == "vector") == (kind == "vector")}
+        for name in {name for one in given for name in one} - declared:
+            raise ValueError(
+                f"{kind} {name!r} is not declared in context; declared are: {', '.join(declared) or 'none'}"
+            )
+    rows, found = {}, {}
+    for f in fields:
+        if f.kind == "vector" and any(f.name in one for one in vectors):
+            missing = torch.full((f.size,), torch.nan)
+            found[f.name] = torch.stack(
+                [torch.as_tensor(one[f.name]).float() if f.name in one else missing for one in vectors]
+            )
+        elif f.kind != "vector" and any(f.name in one for one in categories):
+            rows[f.name] = torch.tensor([f.row(one.get(f.name)) for one in categories])
+    return GatingContext(rows, found)
 
 
 class TokenContext:
@@ -120,6 +213,8 @@ class TokenContext:
 
     def from_primer(self, ys: Tensor) -> dict[str, Tensor]:
         """Categories from decoder inputs (B, L): the tokens behind the last ``<sos>``."""
+        if not self.names:
+            return {}
         rows = []
         for y in ys.tolist():
             start = len(y) - y[::-1].index(self.sos) if self.sos in y else 0
@@ -176,13 +271,25 @@ class ContextEncoder(torch.nn.Module):
             vector = None if context is None else context.vectors.get(f.name)
             if vector is None:
                 return like.new_zeros(like.size(0), self.size)
-            self._check(f.name, vector, like)
-            return self.tables[f.name](vector.to(like)) * kept[:, None]
+            return self._vector(f, vector.to(like), kept)
         rows = None if context is None else context.categories.get(f.name)
         if rows is None:
             rows = torch.zeros(like.size(0), dtype=torch.long, device=like.device)
         self._check(f.name, rows, like)
-        return self.tables[f.name](rows.to(like.device) * kept.long())
+        rows = rows.to(like.device)
+        if f.default is not None:
+            rows = rows.masked_fill(rows == UNKNOWN, f.row(f.default))
+        return self.tables[f.name](rows * kept.long())
+
+    def _vector(self, f: ContextField, vector: Tensor, kept: Tensor) -> Tensor:
+        """Embed vectors (B, size); not-a-number stands for an utterance that has none."""
+        self._check(f.name, vector, kept)
+        if vector.size(1) != f.size:
+            raise ValueError(
+                f"context {f.name!r} has {vector.size(1)} values, {f.size} are declared (context.{f.name})"
+            )
+        known = ~vector.isnan().any(-1)
+        return self.tables[f.name](vector.nan_to_num()) * (kept * known)[:, None]
 
     @staticmethod
     def _check(name: str, value: Tensor, like: Tensor) -> None:

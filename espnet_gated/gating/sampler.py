@@ -54,7 +54,8 @@ def budget_gates(
     middle = spent - 0.5 * costs.to(logits)[order]
     keep_sorted = middle <= (1.0 - sparsity)[:, None]
     hard = torch.zeros_like(scores).scatter(-1, order, keep_sorted.to(scores))
-    # The threshold lies between the worst that is kept and the best that is dropped. It keeps its gradient, so that raising
+    # The threshold lies between the worst that is kept and the best that is dropped. It keeps its gradient, so that
+    # raising
     # all logits alike, which changes no mask, gains nothing.
     kept = torch.where(hard > 0, scores, scores.new_full((), torch.inf)).amin(-1, keepdim=True)
     dropped = torch.where(hard > 0, scores.new_full((), -torch.inf), scores).amax(-1, keepdim=True)
