@@ -48,7 +48,7 @@ setup(
     description="ESPnet speech-to-text models that skip the modules an utterance does not need",
     long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
     long_description_content_type="text/markdown",
-    packages=find_packages(include=["espnet_gated", "espnet_gated.*"]),
+    packages=find_packages(str(HERE), include=["espnet_gated", "espnet_gated.*"]),
     python_requires=">=3.10",
     install_requires=[
         "espnet>=202511,<202512",
