@@ -39,6 +39,28 @@ def exact_budget(logits: Sequence[float], costs: Sequence[float], sparsity: floa
     return _knapsack(np.asarray(logits, dtype=np.float64), weights, budget, int(TOLERANCE * bins))
 
 
+def budget_in_order(order: Sequence[int], costs: Sequence[float], sparsity: float) -> list[bool]:
+    """Open modules in a given order, each that still fits: with a random order, random masks within the budget.
+
+    (The knapsack of random values would keep the cheap modules of every utterance.)
+
+    Args:
+        order: the M modules, first come first served.
+        costs: (M,) shares of the stack's cost.
+        sparsity: share to skip, in [0, 1].
+
+    Returns:
+        (M,) True where the module runs.
+    """
+    left = (1.0 - sparsity) * float(sum(costs)) + 1e-6
+    chosen = [False] * len(costs)
+    for i in order:
+        if costs[i] <= left:
+            chosen[i] = True
+            left -= costs[i]
+    return chosen
+
+
 def _knapsack(values: np.ndarray, weights: Sequence[int], budget: int, tolerance: int) -> list[bool]:
     """The set of the greatest value that weighs between ``budget − tolerance`` and ``budget``."""
     best = np.full(budget + 1, -np.inf)  # best[w]: greatest value of a set that weighs exactly w

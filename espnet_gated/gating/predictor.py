@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_gated.gating.budget import exact_budget
+from espnet_gated.gating.budget import budget_in_order, exact_budget
 from espnet_gated.gating.config import GatingConfig, check_sparsity
 from espnet_gated.gating.context import ContextEncoder, ContextField, GatingContext
 from espnet_gated.gating.gates import Gates, ModuleName, all_open, from_values
@@ -170,11 +170,11 @@ class GatePredictor(torch.nn.Module):
         logits = self.logits(pooled, sparsity)
         # The one device-to-host copy: everything below needs the numbers on the host.
         table = torch.cat([logits, sparsity[:, None]], dim=1).double().cpu().tolist()
-        rows = [self._open(row[:-1], row[-1], index) for index, row in enumerate(table)]
+        rows = [self._open(row[:-1], row[-1]) for row in table]
         values = torch.tensor(rows, dtype=pooled.dtype, device=pooled.device)
         return Gates(values, self.names, self.costs, logits, soft=False, host=rows)
 
-    def _open(self, logits: list[float], sparsity: float, index: int) -> list[float]:
+    def _open(self, logits: list[float], sparsity: float) -> list[float]:
         # Asked sparsities come as float32: take off its rounding, so that 0.3 stays affordable as 0.3.
         sparsity = round(sparsity, 6)
         budget = self.policy.budget or self.config.inference_budget
@@ -185,9 +185,11 @@ class GatePredictor(torch.nn.Module):
         if budget == "fixed" and self.policy.mask is not None:
             return list(self.policy.mask)
         if budget == "random":
-            generator = torch.Generator().manual_seed(hash((self.policy.seed, index, *logits)) % 2**31)
-            logits = torch.rand(len(logits), generator=generator).tolist()
-        elif budget != "exact":
+            # The utterance is known by its logits, which a batch changes in the last digits only.
+            seed = hash((self.policy.seed, *(round(v, 3) for v in logits))) % 2**31
+            order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed)).tolist()
+            return [float(v) for v in budget_in_order(order, self.costs.tolist(), sparsity)]
+        if budget != "exact":
             raise ValueError(f"budget must be exact, learned, open, fixed or random, got {budget!r}")
         return [float(v) for v in exact_budget(logits, self.costs.tolist(), sparsity)]
 
