@@ -133,8 +133,13 @@ class GatePredictor(torch.nn.Module):
 
     # -- training ---------------------------------------------------------------------------------
     def draw_targets(self, batch: int, device: torch.device | None = None) -> Tensor:
-        """Draw a target sparsity for each utterance of a training batch, (batch,), after the warm-up ramp."""
+        """Draw a target sparsity for each utterance of a training batch, (batch,), after the warm-up ramp.
+
+        In evaluation it is the middle of the range: what the model is trained for is what validation should see.
+        """
         low, high = self.config.target_range
+        if not self.training:
+            return torch.full((batch,), 0.5 * (low + high), device=device)
         target = low + (high - low) * torch.rand(batch, device=device)
         if high > low:
             target = target * (torch.rand_like(target) >= self.config.dense_prob)
