@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
 done
 
 case "${scale}" in
-    full) scale_options=(--nbpe 700) ;;
+    full) scale_options=(--nbpe 500) ;;
     smoke)
         scale_options=(
             --nbpe 200
