@@ -8,12 +8,29 @@ to ESPnet's recipes.
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 
 import espnet_gated  # noqa: F401  (registers the names)
 
 USAGE = "usage: python -m espnet_gated [-u] (-m MODULE | -c CODE | SCRIPT) [ARGUMENTS]"
+
+
+PRECISION_VARIABLE = "ESPNET_GATED_MATMUL_PRECISION"
+"""Environment variable: precision of float32 products (highest, high, medium), which ESPnet has no option for."""
+
+
+def _set_precision() -> None:
+    precision = os.environ.get(PRECISION_VARIABLE)
+    if not precision:
+        return
+    import torch
+
+    try:
+        torch.set_float32_matmul_precision(precision)
+    except RuntimeError:
+        raise SystemExit(f"{PRECISION_VARIABLE} must be highest, high or medium, got {precision!r}") from None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         SystemExit: with 2 where there is nothing to run.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    _set_precision()
     while args and args[0] in (
         "-u",
         "-B",

@@ -13,6 +13,7 @@ train_nj=1           # data-parallel processes of training on CPU
 nj=1                 # processes of data preparation
 inference_nj=1       # processes of decoding (1 where latency matters)
 gpu_inference=false  # decode on a GPU
+matmul_precision=highest # of float32 in training; medium: bfloat16 inside products, on processors that have it
 python=python3
 seed=1
 datadir=data
@@ -98,6 +99,7 @@ train() {
     local dir=$1 config=$2 init=$3 args=$4 shapes launcher=(-m espnet_gated -m)
     [ "${ngpu}" -gt 0 ] || launcher=(-m espnet_gated.bin.cpu_train --processes "${train_nj}")
     # glibc otherwise gives memory back to the system, and asks for it again, at every step.
+    local -x ESPNET_GATED_MATMUL_PRECISION=${matmul_precision}
     local -x MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=536870912
     # Threads that spin while they wait starve the process that loads the data (and all others).
     local -x OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"

@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
 done
 
 case "${scale}" in
-    full) scale_options=(--nbpe 500) ;;
+    full) scale_options=(--nbpe 500 --sparsities "0.0 0.0,0.5 0.3,0.5 0.3 0.5 0.7") ;;
     smoke)
         scale_options=(
             --nbpe 200
@@ -39,6 +39,7 @@ esac
     --token_args "--time_resolution 30.0" \
     --nj 2 \
     --train_nj 2 \
+    --matmul_precision medium \
     --local_data_opts "--scale ${scale}" \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \
