@@ -37,6 +37,7 @@ esac
     --langs "deu fra ita" \
     --tasks "asr st_eng" \
     --token_args "--time_resolution 30.0" \
+    --filter_args "--max_chars_per_second 60" \
     --nj 2 \
     --train_nj 2 \
     --matmul_precision medium \
