@@ -1,0 +1,130 @@
+"""Law 6: a budget is a promise."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_gated.gating.budget import TOLERANCE, exact_budget
+from espnet_gated.gating.config import GatingConfig
+from espnet_gated.gating.context import GatingContext
+from espnet_gated.gating.costs import shares
+from espnet_gated.gating.predictor import GatePredictor
+
+ROUNDING = 0.005  # costs are rounded up to bins of 1/200 of a mean module
+
+
+@st.composite
+def problems(draw, most=24):
+    """Logits and shares of some modules."""
+    count = draw(st.integers(1, most))
+    costs = draw(st.lists(st.floats(1e-3, 1e3), min_size=count, max_size=count))
+    logits = draw(st.lists(st.floats(-50, 50), min_size=count, max_size=count))
+    return logits, [c / sum(costs) for c in costs]
+
+
+def skipped(opened, costs):
+    return sum(c for c, is_open in zip(costs, opened, strict=True) if not is_open)
+
+
+@given(problem=problems(), sparsity=st.floats(0, 1))
+@settings(max_examples=200)
+def test_no_utterance_exceeds_its_budget(problem, sparsity):
+    logits, costs = problem
+    assert skipped(exact_budget(logits, costs, sparsity), costs) >= sparsity - 1e-6
+
+
+@given(problem=problems(), sparsity=st.floats(0, 1))
+@settings(max_examples=200)
+def test_the_budget_is_used(problem, sparsity):
+    """What is left of it is within the tolerance, or would not pay for the cheapest module that is closed."""
+    logits, costs = problem
+    opened = exact_budget(logits, costs, sparsity)
+    closed = [c for c, is_open in zip(costs, opened, strict=True) if not is_open]
+    if closed and sparsity > 0:
+        assert skipped(opened, costs) - sparsity < max(TOLERANCE, min(closed)) + 2 * ROUNDING
+
+
+@given(problem=problems(most=8), sparsity=st.floats(0.01, 0.99))
+@settings(max_examples=50)
+def test_it_is_the_best_choice(problem, sparsity):
+    """Near the budget no other subset has a greater sum of logits; far from it none would be nearer."""
+    logits, costs = problem
+    opened = exact_budget(logits, costs, sparsity)
+
+    def value(chosen):
+        return sum(v for v, is_open in zip(logits, chosen, strict=True) if is_open)
+
+    others = [[bool(code >> i & 1) for i in range(len(costs))] for code in range(2 ** len(costs))]
+    fitting = [other for other in others if skipped(other, costs) >= sparsity + ROUNDING]
+    near = [other for other in fitting if skipped(other, costs) <= sparsity + TOLERANCE - ROUNDING]
+    for other in near:
+        assert value(other) <= value(opened) + 1e-6
+    for other in fitting:
+        assert skipped(opened, costs) <= max(sparsity + TOLERANCE, skipped(other, costs)) + 2 * ROUNDING
+
+
+@given(problem=problems())
+def test_zero_opens_everything_and_one_closes_it(problem):
+    logits, costs = problem
+    assert all(exact_budget(logits, costs, 0.0))
+    assert not any(exact_budget(logits, costs, 1.0))
+
+
+def test_equal_modules_are_ranked_by_logit():
+    assert exact_budget([3.0, 1.0, 2.0, 0.0], [0.25] * 4, 0.5) == [True, False, True, False]
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.1, float("nan")])
+def test_impossible_sparsity(sparsity):
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\]"):
+        exact_budget([0.0], [1.0], sparsity)
+
+
+# -- the predictor's promise --------------------------------------------------------------------------
+def make_predictor(costs, **config):
+    names = [(i // 3, ("self_attn", "src_attn", "feed_forward")[i % 3]) for i in range(len(costs))]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        predictor = GatePredictor("decoder", 5, names, shares(costs), GatingConfig(hidden_units=7, **config))
+        for parameter in predictor.parameters():
+            torch.nn.init.normal_(parameter)
+    return predictor.eval()
+
+
+tenths = st.integers(1, 9).map(lambda n: n / 10)
+
+
+@given(
+    costs=st.lists(st.floats(0.1, 10), min_size=2, max_size=24),
+    sparsity=st.one_of(tenths, st.floats(0.01, 0.99)),
+    rows=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_every_utterance_of_a_batch_meets_the_budget(costs, sparsity, rows, seed, dtype):
+    predictor = make_predictor(costs).to(dtype)
+    predictor.set_policy(sparsity)
+    gates = predictor(torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed)).to(dtype))
+    assert not gates.soft and gates.host == gates.values.tolist()
+    assert (gates.skipped() >= sparsity - 1e-5).all()
+    smallest = torch.where(gates.values > 0, torch.inf, gates.costs.to(dtype)).amin(-1)
+    assert (gates.skipped() - sparsity < smallest.clamp(min=TOLERANCE) + 2 * ROUNDING).all()
+
+
+@given(asked=st.lists(st.one_of(st.just(0.0), tenths), min_size=1, max_size=5))
+def test_every_utterance_has_its_own_budget(asked):
+    predictor = make_predictor([1.0, 2.0, 3.0, 1.0, 2.0, 3.0])
+    predictor.current = GatingContext(sparsity={"decoder": torch.tensor(asked), "encoder": torch.rand(len(asked))})
+    gates = predictor(torch.randn(len(asked), 5))
+    assert (gates.skipped() >= torch.tensor(asked) - 1e-5).all()
+    for row, sparsity in enumerate(asked):
+        assert bool(gates.values[row].all()) == (sparsity == 0.0)
+
+
+@pytest.mark.parametrize("asked", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+def test_round_budgets_are_met_exactly_where_they_can_be(asked):
+    """Ten modules of one price: float32 must not cost a module."""
+    predictor = make_predictor([1.0] * 10)
+    predictor.current = GatingContext(sparsity={"decoder": torch.tensor([asked])})
+    assert float(predictor(torch.randn(1, 5)).skipped()) == pytest.approx(asked, abs=1e-6)

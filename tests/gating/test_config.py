@@ -1,0 +1,75 @@
+"""Impossible options are refused by name, with the value and what is allowed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_gated.gating.config import GatingConfig, check_sparsity, parse_sparsity
+
+BAD = {
+    "unknown": ({"tempreature": 1.0}, "unknown option gating.tempreature; known are .*temperature"),
+    "sparsity": ({"target_sparsity": 1.3}, r"sparsity must be in \[0, 1\), got 1.3 \(gating.target_sparsity\)"),
+    "all": ({"target_sparsity": 1.0}, r"sparsity must be in \[0, 1\), got 1.0"),
+    "negative": ({"target_sparsity": [-0.1, 0.5]}, r"got -0.1 \(gating.target_sparsity\)"),
+    "falling": ({"target_sparsity": [0.5, 0.1]}, "gating.target_sparsity must rise"),
+    "three": ({"target_sparsity": [0.1, 0.2, 0.3]}, r"gating.target_sparsity takes two numbers, got \[0.1, 0.2, 0.3\]"),
+    "inference": ({"inference_sparsity": 2}, r"got 2 \(gating.inference_sparsity\)"),
+    "unit": ({"sparsity_unit": "parameters"}, "gating.sparsity_unit must be one of flops, modules, got 'parameters'"),
+    "sampler": ({"sampler": "bernoulli"}, "gating.sampler must be one of gumbel, budget, got 'bernoulli'"),
+    "budget": ({"inference_budget": "loose"}, "gating.inference_budget must be one of exact, learned"),
+    "condition": ({"condition_on": ["weather"]}, "gating.condition_on must be one of .*got 'weather'"),
+    "temperature": ({"temperature": [1.0, 0.0]}, "gating.temperature must be > 0"),
+    "noise": ({"noise": [1.0]}, r"gating.noise takes two numbers, got \[1.0\]"),
+    "dense_prob": ({"dense_prob": 1.5}, r"gating.dense_prob must be in \[0, 1\], got 1.5"),
+    "hidden_units": ({"hidden_units": 0}, "gating.hidden_units must be at least 1, got 0"),
+    "nominal_length": ({"nominal_length": 0}, "gating.nominal_length must be at least 1, got 0"),
+    "nominal_memory": ({"nominal_memory": -5}, "gating.nominal_memory must be at least 1, got -5"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_impossible_options(name):
+    options, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        GatingConfig.from_yaml(options)
+
+
+def test_yaml_lists_and_defaults():
+    config = GatingConfig.from_yaml({"target_sparsity": [0.1, 0.7], "modules": ["attn"], "temperature": [3, 1]})
+    assert config.target_range == (0.1, 0.7) and config.modules == ("attn",)
+    assert config.default_sparsity == 0.0  # a model for a range of sparsities stays dense unless asked
+    assert GatingConfig.from_yaml(None).default_sparsity == GatingConfig().target_sparsity
+    assert GatingConfig(inference_sparsity=0.25).default_sparsity == 0.25
+    assert GatingConfig(target_sparsity=0.4).target_range == (0.4, 0.4)
+
+
+KNOB = {
+    None: (None, None),
+    "": (None, None),
+    " ": (None, None),
+    "0.5": (0.5, 0.5),
+    0.5: (0.5, 0.5),
+    0: (0.0, 0.0),
+    "0.3,0.5": (0.3, 0.5),
+    "0, 0.5": (0.0, 0.5),
+}
+
+
+@pytest.mark.parametrize("text", KNOB)
+def test_the_knob(text):
+    assert parse_sparsity(text) == KNOB[text]
+
+
+@pytest.mark.parametrize("text", ["1.3", 1.3, "-0.1", "0.5,1", "nan", "inf", "half", "0.1,0.2,0.3", ",", "0.5,"])
+def test_the_knob_refuses(text):
+    with pytest.raises(ValueError, match=r"^sparsity must be .* got .*\(--sparsity\)$"):
+        parse_sparsity(text)
+
+
+@given(st.floats())
+def test_sparsities_are_in_range_or_refused(value):
+    if 0.0 <= value < 1.0:
+        assert check_sparsity(value, "x") == value
+    else:
+        with pytest.raises(ValueError, match=r"\(x\)"):
+            check_sparsity(value, "x")

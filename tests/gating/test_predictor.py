@@ -1,0 +1,203 @@
+"""The gate predictor: what it sees, how it anneals, how it decides, and that it is small."""
+
+import pytest
+import torch
+
+from espnet_gated.gating.config import GatingConfig
+from espnet_gated.gating.context import GatingContext, parse_fields
+from espnet_gated.gating.costs import shares
+from espnet_gated.gating.predictor import GatePredictor, pool
+
+NAMES = [(layer, name) for layer in range(3) for name in ("self_attn", "src_attn", "feed_forward")]
+COSTS = shares([3.0, 2.0, 1.0] * 3)
+POOLED = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+
+
+def make(lively=True, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        predictor = GatePredictor("decoder", 5, NAMES, COSTS, GatingConfig(hidden_units=6, **options))
+        predictor.declare_context(parse_fields({"device": {"category": ["phone", "server"]}}), dropout=0.0)
+        if lively:
+            for parameter in predictor.parameters():
+                torch.nn.init.normal_(parameter)
+    return predictor.eval()
+
+
+def context(device=1, rows=4, **sparsity):
+    asked = {name: torch.full((rows,), value) for name, value in sparsity.items()}
+    return GatingContext({"device": torch.full((rows,), device)}, sparsity=asked)
+
+
+# -- deciding -----------------------------------------------------------------------------------------
+def test_an_untrained_predictor_opens_the_asked_share():
+    predictor = make(lively=False).train()
+    for asked in (0.2, 0.5, 0.8):
+        predictor.current = context(rows=400, decoder=asked)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            skipped = predictor(POOLED[:1].expand(400, -1)).skipped()
+        assert float(skipped.mean()) == pytest.approx(asked, abs=0.05)
+
+
+@pytest.mark.parametrize("seen", ["features", "context", "sparsity"])
+def test_conditions_can_be_left_out(seen):
+    """``condition_on`` names all that can change the logits (the asked share itself stays in their prior)."""
+    predictor = make(condition_on=(seen,))
+
+    def logits(pooled=POOLED, device=1, sparsity=0.3):
+        predictor.current = context(device)
+        asked = torch.full((4,), sparsity)
+        return predictor.logits(pooled, asked) - torch.logit(1.0 - asked)[:, None]
+
+    changes = {
+        "features": not torch.allclose(logits(), logits(pooled=POOLED.flip(0))),
+        "context": not torch.allclose(logits(), logits(device=2)),
+        "sparsity": not torch.allclose(logits(), logits(sparsity=0.6), atol=1e-5),
+    }
+    assert changes == {name: name == seen for name in changes}
+
+
+def test_budgets_of_the_policy():
+    predictor = make(target_sparsity=0.5)
+    logits = predictor.logits(POOLED, torch.full((4,), 0.5))
+    predictor.set_policy(0.5, "learned")
+    assert torch.equal(predictor(POOLED).values, (logits > 0).float())
+    predictor.set_policy(0.5, "open")
+    assert predictor(POOLED).values.all()
+    mask = tuple(float(i % 2) for i in range(len(NAMES)))
+    predictor.set_policy(0.5, "fixed", mask=mask)
+    assert predictor(POOLED).values.tolist() == [list(mask)] * 4
+    predictor.set_policy(0.5, "loose")
+    with pytest.raises(ValueError, match="budget must be .* got 'loose'"):
+        predictor(POOLED)
+
+
+def test_random_masks_meet_the_budget_and_spare_no_module():
+    predictor, opened = make(), []
+    for seed in range(50):
+        predictor.set_policy(0.5, "random", seed=seed)
+        gates = predictor(POOLED)
+        assert (gates.skipped() >= 0.5 - 1e-5).all()
+        for row in range(4):  # the same alone and in a batch
+            assert torch.equal(predictor(POOLED[row : row + 1]).values[0], gates.values[row])
+        opened.append(gates.values)
+    share = torch.cat(opened).mean(0)
+    assert (share > 0.2).all() and (share < 0.8).all()
+
+
+def test_no_sparsity_is_dense_whatever_the_logits():
+    predictor = make()
+    predictor.output.bias.data.fill_(-100.0)
+    for budget in ("exact", "learned", "random"):
+        predictor.set_policy(0.0, budget)
+        assert predictor(POOLED).values.all()
+
+
+def test_who_asks_first():
+    """A context's sparsity, else the caller's, else the model's default."""
+    predictor = make(target_sparsity=0.5)
+    assert predictor.asked(POOLED).tolist() == pytest.approx([0.5] * 4)
+    predictor.set_policy(0.25)
+    assert predictor.asked(POOLED).tolist() == pytest.approx([0.25] * 4)
+    predictor.current = context(encoder=0.9)
+    assert predictor.asked(POOLED).tolist() == pytest.approx([0.25] * 4)
+    predictor.current = context(decoder=0.75)
+    assert predictor.asked(POOLED).tolist() == pytest.approx([0.75] * 4)
+    for wrong in (1.0, -0.1, 1.3):
+        with pytest.raises(ValueError, match=rf"got {wrong} \(--sparsity of the decoder\)"):
+            predictor.set_policy(wrong)
+
+
+def test_the_last_decision_is_kept():
+    predictor = make()
+    assert predictor.last is None
+    assert predictor(POOLED) is predictor.last
+
+
+def test_pooling_leaves_the_padding_out():
+    x = torch.randn(2, 5, 3)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], dtype=torch.bool)
+    expected = torch.stack([x[0].mean(0), x[1, :2].mean(0)])
+    torch.testing.assert_close(pool(x, mask), expected)
+    torch.testing.assert_close(pool(x, mask[:, None]), expected)
+    torch.testing.assert_close(pool(x), x.mean(1))
+
+
+# -- training -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("sampler", ["gumbel", "budget"])
+def test_training_gates_reach_every_parameter(sampler):
+    predictor = make(sampler=sampler).train()
+    predictor.current = context(decoder=0.5)
+    gates = predictor(POOLED)
+    assert gates.soft and gates.soft_open is not None and gates.host is None
+    (gates.values * torch.arange(1.0, len(NAMES) + 1)).sum().backward()
+    for name, parameter in predictor.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_utterances_with_target_zero_train_dense():
+    for sampler in ("gumbel", "budget"):
+        predictor = make(sampler=sampler).train()
+        predictor.current = GatingContext(sparsity={"decoder": torch.tensor([0.0, 0.9, 0.0, 0.9])})
+        opened = (predictor(POOLED).values > 0.5).all(-1)
+        assert opened.tolist() == [True, False, True, False]
+
+
+def test_temperature_falls_geometrically_and_noise_linearly():
+    predictor = make(temperature=(4.0, 0.25), noise=(1.0, 0.2), anneal_steps=100)
+    schedule = {}
+    for updates in (0, 25, 50, 100, 500):
+        predictor.num_updates.fill_(updates)
+        schedule[updates] = (
+            predictor._anneal(predictor.config.temperature, geometric=True),
+            predictor._anneal(predictor.config.noise),
+        )
+    expected = {0: (4.0, 1.0), 25: (2.0, 0.8), 50: (1.0, 0.6), 100: (0.25, 0.2), 500: (0.25, 0.2)}
+    for updates, (temperature, noise) in expected.items():
+        assert schedule[updates] == (pytest.approx(temperature), pytest.approx(noise)), updates
+
+
+def test_updates_are_counted_in_training_and_saved():
+    predictor = make(anneal_steps=10)
+    predictor(POOLED)
+    assert int(predictor.num_updates) == 0
+    for _ in range(3):
+        predictor.train()(POOLED)
+    other = make(lively=False)
+    other.load_state_dict(predictor.state_dict())
+    assert int(other.num_updates) == 3
+    assert torch.equal(other.eval()(POOLED).logits, predictor.eval()(POOLED).logits)
+
+
+def test_targets_are_drawn_from_their_range_after_a_ramp():
+    predictor = make(target_sparsity=(0.2, 0.6), dense_prob=0.25, warmup_steps=10).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert (predictor.draw_targets(100) == 0).all()
+        predictor.num_updates.fill_(5)
+        half = predictor.draw_targets(4000)
+        predictor.num_updates.fill_(10)
+        whole = predictor.draw_targets(4000)
+    for targets, share in ((half, 0.5), (whole, 1.0)):
+        assert float((targets == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+        drawn = targets[targets > 0] / share
+        assert float(drawn.min()) >= 0.2 - 1e-6 and float(drawn.max()) <= 0.6 + 1e-6
+        assert float(drawn.mean()) == pytest.approx(0.4, abs=0.02)
+    assert make(target_sparsity=0.5).train().draw_targets(3).tolist() == pytest.approx([0.5] * 3)
+    assert predictor.eval().draw_targets(3).tolist() == pytest.approx([0.4] * 3)  # validation: the middle
+
+
+@pytest.mark.parametrize("sampler", ["gumbel", "budget"])
+def test_the_sampler_anneals(sampler):
+    """The backward slope at an undecided gate is 1 / (4 · temperature)."""
+    predictor = make(lively=False, sampler=sampler, temperature=(50.0, 0.5), anneal_steps=10).train()
+    predictor.current = context(decoder=0.5)
+    slopes = []
+    for updates in (0, 5, 10):
+        predictor.num_updates.fill_(updates)
+        gates = predictor(POOLED)
+        (slope,) = torch.autograd.grad(gates.values[0, 0], gates.logits, retain_graph=True)
+        slopes.append(float(slope[0, 0]))
+    assert 0 < slopes[0] <= 0.25 / 50 + 1e-6
+    assert slopes[0] < slopes[1]
