@@ -17,8 +17,8 @@ from espnet_gated.encoder import make_predictor
 from espnet_gated.gating.config import GatingConfig
 from espnet_gated.gating.context import GatingContext, TokenContext
 from espnet_gated.gating.gates import Gates
-from espnet_gated.gating.predictor import GatePredictor, pool
-from espnet_gated.inference.cache import DecoderCache, step_layer
+from espnet_gated.gating.predictor import pool
+from espnet_gated.inference.cache import DecoderCache, embed_new, step_layer
 from espnet_gated.layers.transformer_decoder import GatedDecoderLayer
 
 
@@ -55,24 +55,10 @@ class GatedTransformerDecoder(TransformerDecoder):
         size = self._output_size_bf_softmax
         self.gate_predictor = make_predictor("decoder", self.decoders, size, config, memory=config.nominal_memory)
         self.token_context: TokenContext | None = None
-        self._listeners: list[GatePredictor] = []
 
-    def connect(self, token_context: TokenContext, predictors: list[GatePredictor]) -> None:
-        """Called by the model: how to read a context from tokens, and who wants to hear of a search's primer."""
+    def connect(self, token_context: TokenContext) -> None:
+        """Called by the model, which knows the vocabulary: how to read a context from tokens."""
         self.token_context = token_context
-        self._listeners = predictors
-
-    def announce_primer(self, primer: Sequence[int] | None) -> None:
-        """Tell every predictor the context in a search's primer, before the encoder runs.
-
-        Args:
-            primer: token ids (``<sos><deu><asr>…``); ``None`` forgets it.
-        """
-        context = None
-        if primer and self.token_context is not None:
-            context = GatingContext(self.token_context.from_primer(torch.tensor([list(primer)])))
-        for predictor in self._listeners:
-            predictor.current = context
 
     # -- training ---------------------------------------------------------------------------------
     def forward(
@@ -123,8 +109,8 @@ class GatedTransformerDecoder(TransformerDecoder):
     def decide(self, memory: Tensor, mask: Tensor | None, ys: Tensor) -> Gates:
         """Gates of a batch.
 
-        The context is what the model or the search has set; where nobody has, it is read from the tokens behind
-        ``<sos>``.
+        The context is what the model or the search has set; categories of tokens that nobody has set are read from
+        the tokens behind ``<sos>``.
 
         Args:
             memory: (B, T, size) encoder output.
@@ -133,9 +119,10 @@ class GatedTransformerDecoder(TransformerDecoder):
         """
         predictor = self.gate_predictor
         given = predictor.current
-        if self.token_context is not None and (given is None or not given.categories):
-            categories = self.token_context.from_primer(ys)
-            predictor.current = replace(given or GatingContext(), categories=categories)
+        known = GatingContext() if given is None else given
+        if self.token_context is not None and not set(self.token_context.names) <= set(known.categories):
+            categories = {**self.token_context.from_primer(ys), **known.categories}
+            predictor.current = replace(known, categories=categories)
         try:
             return predictor(pool(memory, mask))
         finally:
@@ -161,11 +148,10 @@ class GatedTransformerDecoder(TransformerDecoder):
         Returns:
             scores before softmax (rows, vocab), hidden states (rows, size), the new cache.
         """
-        # The embedding adds absolute positions, so it sees the whole prefix; that is a table look-up.
-        x = self.embed(ys)[:, cache.length :]
+        x = embed_new(self.embed, ys, cache.length)
         layers = []
         for index, (layer, layer_cache) in enumerate(zip(self.decoders, cache.layers, strict=True)):
-            x, layer_cache = step_layer(layer, layer_cache, x, cache, cache.row_gates(index))
+            x, layer_cache = step_layer(layer, layer_cache, x, cache.plan(index), cache.per_token)
             layers.append(layer_cache)
         hidden = self.after_norm(x[:, -1]) if self.normalize_before else x[:, -1]
         scores = self.output_layer(hidden) if self.output_layer is not None else hidden

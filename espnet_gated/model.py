@@ -1,130 +1,171 @@
-"""Gated S2T model: ESPnet's model with a gating context and a sparsity loss."""
+"""Gated models: ESPnet's models with a gating context and a sparsity loss."""
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.mt.espnet_model import ESPnetMTModel
 from espnet2.s2t.espnet_model import ESPnetS2TModel
-from torch import Tensor
+from espnet2.st.espnet_model import ESPnetSTModel
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch import Tensor, nn
 
 from espnet_gated.gating.config import parse_sparsity
-from espnet_gated.gating.context import GatingContext, TokenContext, parse_fields
+from espnet_gated.gating.context import GatingContext, TokenContext, context_of_batch, parse_fields
 from espnet_gated.gating.distillation import distillation_loss
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.loss import sparsity_loss
-from espnet_gated.gating.predictor import GatePredictor
+from espnet_gated.gating.predictor import GatePredictor, InferencePolicy
 
-DEFAULT_CONTEXT = {"lang": "token", "task": "token"}
 SPARSITY_VARIABLE = "ESPNET_GATED_SPARSITY"
-"""Environment variable that asks for a sparsity where a stock ESPnet command line has no option for it."""
+"""Environment variable that asks for a sparsity (``0.5``) where a stock ESPnet command line has no option for it."""
+CONTEXT_VARIABLE = "ESPNET_GATED_CONTEXT"
+"""Environment variable that names contexts (``lang=deu,device=phone``), for the same reason."""
 
 
-class GatedESPnetS2TModel(ESPnetS2TModel):
-    """``model: gated``: S2T model whose encoder and decoder skip modules.
+class GatedModelMixin(AbsESPnetModel):
+    """What gated models add to ESPnet's: every gated stack among their parts sees the context and pays for its gates.
 
-    ``L = L_task + w(n) · (L_sparsity(encoder) + L_sparsity(decoder))`` with ``L_sparsity = |ŝ − s*| + (ŝ − s*)²``; each
-    stack has its own target. ``w(n)`` rises linearly over ``sparsity_warmup`` updates.
+    ``L = L_task + w(n) · Σ L_sparsity(stack)`` with ``L_sparsity = |ŝ − s*| + (ŝ − s*)²``; each stack (``encoder``,
+    ``decoder``, ST's ``extra_asr_decoder``, …) has its own target. ``w(n)`` rises linearly over ``sparsity_warmup``
+    updates.
     """
 
-    def __init__(
+    usual_context: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """Build ESPnet's model and connect its gate predictors.
+
+        Args:
+            args, kwargs: those of ESPnet's class, and those of :meth:`init_gating`.
+        """
+        gating = {name: kwargs.pop(name) for name in gating_options() if name in kwargs}
+        super().__init__(*args, **kwargs)
+        self.init_gating(**gating)
+
+    def init_gating(
         self,
-        *args: Any,
+        *,
         sparsity_weight: float = 10.0,
         sparsity_warmup: int = 0,
         sparsity_level: str = "utterance",
         context: Mapping[str, Any] | None = None,
+        default_context: Mapping[str, str] | None = None,
         context_dropout: float = 0.1,
         distill_weight: float = 0.0,
-        **kwargs: Any,
-    ):
-        """Build ESPnet's model and connect its gate predictors.
+    ) -> None:
+        """Connect the gate predictors of a ready-built model.
 
         Args:
-            args, kwargs: those of ``ESPnetS2TModel``.
             sparsity_weight: weight of the sparsity loss.
             sparsity_warmup: updates over which the weight rises to its value.
             sparsity_level: ``utterance`` (each against its own target) or ``batch`` (means).
-            context: declared contexts, see :func:`espnet_gated.gating.context.parse_fields`.
+            context: declared contexts, see :func:`espnet_gated.gating.context.parse_fields`; ``None``: those of the
+                task (S2T: language and task tokens; else none).
+            default_context: name → category that stands in where none is known.
             context_dropout: probability that a context of an utterance is dropped in training.
             distill_weight: weight of the distillation loss: the posteriors (attention and CTC) of the same model
                 with every gate open teach the gated one. Costs one more forward pass.
         """
-        super().__init__(*args, **kwargs)
         if not 0.0 <= context_dropout <= 1.0:
             raise ValueError(f"context_dropout must be in [0, 1], got {context_dropout}")
         self.sparsity_weight = sparsity_weight
         self.sparsity_warmup = sparsity_warmup
         self.sparsity_level = sparsity_level
         self.distill_weight = distill_weight
-        fields = parse_fields(DEFAULT_CONTEXT if context is None else context, self.token_list)
-        self.token_context = TokenContext(fields, self.token_list, self.sos)
-        for predictor in self.gate_predictors().values():
-            predictor.declare_context(fields, context_dropout)
-        if hasattr(self.decoder, "connect"):
-            self.decoder.connect(self.token_context, list(self.gate_predictors().values()))
+        defaults = {**(default_context or {}), **_context_of_environment()}
+        self.context_fields = parse_fields(
+            self.usual_context if context is None else context, self.token_list, defaults
+        )
+        self.token_context = TokenContext(self.context_fields, self.token_list, self.sos)
+        for name, predictor in self.gate_predictors().items():
+            predictor.stack = name
+            predictor.declare_context(self.context_fields, context_dropout)
+        decoder: Any = getattr(self, "decoder", None)
+        if hasattr(decoder, "connect"):
+            decoder.connect(self.token_context)
+        for scorer in (decoder, getattr(self, "ctc", None)):
+            if scorer is not None:
+                scorer.announce_primer = self.announce_primer  # see espnet_gated.primer
         self.set_sparsity(*parse_sparsity(os.environ.get(SPARSITY_VARIABLE), SPARSITY_VARIABLE))
 
     def gate_predictors(self) -> dict[str, GatePredictor]:
         """The predictors by stack name; a stack that is not gated is missing."""
-        stacks = {"encoder": self.encoder, "decoder": self.decoder}
-        found = {name: getattr(stack, "gate_predictor", None) for name, stack in stacks.items()}
+        found = {name: getattr(child, "gate_predictor", None) for name, child in self.named_children()}
         return {name: p for name, p in found.items() if p is not None}
 
     def set_sparsity(
         self, encoder: float | None = None, decoder: float | None = None, budget: str | None = None
     ) -> None:
-        """Choose what the next utterances skip at inference (``None``: the model's defaults)."""
-        asked = {"encoder": encoder, "decoder": decoder}
-        for name, predictor in self.gate_predictors().items():
-            predictor.set_policy(asked[name], budget)
+        """Choose what the next utterances skip at inference, in all encoders and in all decoders of the model.
 
+        ``None``: the model's defaults.
+        """
+        for name, predictor in self.gate_predictors().items():
+            predictor.set_policy(decoder if name.endswith("decoder") else encoder, budget)
+
+    # -- context ----------------------------------------------------------------------------------
     @contextmanager
     def gating(self, context: GatingContext | None) -> Iterator[None]:
         """Let every predictor see ``context`` for the utterances inside the ``with`` block."""
-        predictors = self.gate_predictors().values()
-        for predictor in predictors:
-            predictor.current = context
+        self._see(context)
         try:
             yield
         finally:
-            for predictor in predictors:
-                predictor.current = None
+            self._see(None)
 
-    def context_of_text(self, text: Tensor) -> GatingContext:
-        """Context of S2T text (B, L) that starts with the language and task tokens; in training with drawn targets."""
+    def _see(self, context: GatingContext | None) -> None:
+        for predictor in self.gate_predictors().values():
+            predictor.current = context
+
+    def announce_primer(self, primer: Sequence[int] | None) -> None:
+        """Tell every predictor the context in a search's primer, before the encoder runs.
+
+        Args:
+            primer: token ids (``<sos><deu><asr>…``); ``None`` forgets it.
+        """
+        known = self.token_context.from_primer(torch.tensor([list(primer)])) if primer else None
+        self._see(None if known is None else GatingContext(known))
+
+    def context_of(self, batch: Mapping[str, Tensor]) -> GatingContext:
+        """Context of a training batch: tokens at the start of its text, other fields by their data names.
+
+        With drawn targets, unless a sparsity was set for inference.
+        """
+        text = batch["text"]
+        context = context_of_batch(self.context_fields, batch)
         sparsity = {}
-        if self.training:
-            for name, predictor in self.gate_predictors().items():
+        for name, predictor in self.gate_predictors().items():
+            if self.training or predictor.policy == InferencePolicy():
                 sparsity[name] = predictor.draw_targets(text.size(0), text.device)
-        return GatingContext(self.token_context.from_text(text), sparsity=sparsity)
+        categories = {**self.token_context.from_text(text), **context.categories}
+        return GatingContext(categories, context.vectors, sparsity)
 
-    def forward(
-        self,
-        speech: Tensor,
-        speech_lengths: Tensor,
-        text: Tensor,
-        text_lengths: Tensor,
-        text_prev: Tensor,
-        text_prev_lengths: Tensor,
-        text_ctc: Tensor,
-        text_ctc_lengths: Tensor,
-        **kwargs: Any,
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Frontend, gated encoder, gated decoder, losses. Arguments as in ESPnet.
+    # -- training ---------------------------------------------------------------------------------
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """ESPnet's forward under gates, and the losses of the gates. Arguments as in ESPnet, and declared contexts.
 
         Returns:
-            loss, statistics (with ``loss_sparsity``, ``sparsity_encoder``, ``sparsity_decoder``), weight.
+            loss, statistics (with ``loss_sparsity`` and ``sparsity_encoder`` … for each stack), weight.
         """
-        batch = (speech, speech_lengths, text, text_lengths, text_prev, text_prev_lengths, text_ctc, text_ctc_lengths)
-        distill = self.training and self.distill_weight > 0
-        teacher = self._dense_posteriors(batch, kwargs) if distill else None
-        with self.gating(self.context_of_text(text)), _captured(self) as student:
-            loss, stats, weight = super().forward(*batch, **kwargs)
+        batch = {**dict(zip(inspect.signature(super().forward).parameters, args, strict=False)), **kwargs}
+        context = self.context_of(batch)
+        for f in self.context_fields:
+            for name in (f.name, f"{f.name}_lengths"):
+                batch.pop(name, None)
+        teacher = self._dense_posteriors(batch) if self.training and self.distill_weight > 0 else None
+        with self.gating(context), _captured(self) as student:
+            for predictor in self.gate_predictors().values():
+                predictor.last = None
+            loss, stats, weight = super().forward(**batch)
             penalty = self._sparsity(stats)
         if teacher is not None:
             distillation = self._distillation(student, teacher)
@@ -133,9 +174,9 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
         if self.training:
             loss = loss + self._weight() * penalty.to(loss)
             stats["loss"] = loss.detach()
-        return loss, stats, weight
+        return loss, force_gatherable(stats, loss.device), weight
 
-    def _dense_posteriors(self, batch: tuple[Tensor, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _dense_posteriors(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the model says with every gate open, in evaluation mode (no dropout, no augmentation)."""
         policies = {name: p.policy for name, p in self.gate_predictors().items()}
         self.eval()
@@ -143,7 +184,7 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
             for predictor in self.gate_predictors().values():
                 predictor.set_policy(budget="open")
             with torch.no_grad(), _captured(self) as teacher:
-                super().forward(*(t.clone() for t in batch), **kwargs)
+                super().forward(**{k: v.clone() if torch.is_tensor(v) else v for k, v in batch.items()})
         finally:
             self.train()
             for name, predictor in self.gate_predictors().items():
@@ -151,21 +192,24 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
         return teacher
 
     def _distillation(self, student: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
+        # The weight between attention and CTC, where the model's CTC is for the decoder's text (S2T, ASR).
+        ctc_weight = getattr(self, "ctc_weight", 0.0)
         loss: Tensor = torch.zeros(())
         if "decoder" in student:
             scores, mask = student["decoder"]
-            loss = (1 - self.ctc_weight) * distillation_loss(scores, teacher["decoder"][0], mask)
-        if self.ctc is not None:
+            loss = (1 - ctc_weight) * distillation_loss(scores, teacher["decoder"][0], mask)
+        if ctc_weight > 0:
             frames, mask = student["encoder"]
             posteriors = self.ctc.ctc_lo(frames), self.ctc.ctc_lo(teacher["encoder"][0])
-            loss = loss.to(frames) + self.ctc_weight * distillation_loss(*posteriors, mask)
+            loss = loss.to(frames) + ctc_weight * distillation_loss(*posteriors, mask)
         return loss
 
     def _sparsity(self, stats: dict[str, Tensor]) -> Tensor:
         penalty: Tensor = torch.zeros(())
         for name, predictor in self.gate_predictors().items():
             gates = predictor.last
-            assert isinstance(gates, Gates)
+            if not isinstance(gates, Gates):
+                continue  # a stack that this batch did not need
             skipped = gates.skipped()
             stats[f"sparsity_{name}"] = skipped.detach().mean()
             target = predictor.asked(skipped)
@@ -185,8 +229,52 @@ class GatedESPnetS2TModel(ESPnetS2TModel):
         return self.sparsity_weight * min(1.0, updates / self.sparsity_warmup)
 
 
+class GatedESPnetS2TModel(GatedModelMixin, ESPnetS2TModel):
+    """S2T: language and task are tokens at the start of the text."""
+
+    usual_context = {"lang": "token", "task": "token"}
+
+
+class GatedESPnetASRModel(GatedModelMixin, ESPnetASRModel):
+    """ASR: with attention decoder, CTC or both."""
+
+
+class GatedESPnetSTModel(GatedModelMixin, ESPnetSTModel):
+    """ST: also the decoders and encoders of its extra ASR and MT tasks may be gated."""
+
+
+class GatedESPnetMTModel(GatedModelMixin, ESPnetMTModel):
+    """MT: text encoder and decoder are gated."""
+
+
+MODELS: dict[type[nn.Module], type[GatedModelMixin]] = {
+    ESPnetS2TModel: GatedESPnetS2TModel,
+    ESPnetASRModel: GatedESPnetASRModel,
+    ESPnetSTModel: GatedESPnetSTModel,
+    ESPnetMTModel: GatedESPnetMTModel,
+}
+
+
+def gating_options() -> list[str]:
+    """Names of the options that a gated model takes beside those of ESPnet's class."""
+    return [name for name in inspect.signature(GatedModelMixin.init_gating).parameters if name != "self"]
+
+
+def _context_of_environment() -> dict[str, str]:
+    """Read ``lang=deu,device=phone``.
+
+    Raises:
+        ValueError: naming the variable.
+    """
+    text = os.environ.get(CONTEXT_VARIABLE, "")
+    pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"context must be NAME=VALUE,…, got {text!r} ({CONTEXT_VARIABLE})")
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
 @contextmanager
-def _captured(model: ESPnetS2TModel) -> Iterator[dict[str, Any]]:
+def _captured(model: Any) -> Iterator[dict[str, Any]]:
     """Keep what encoder and decoder return inside the ``with`` block: name → (output (B, T, …), mask (B, T))."""
     found: dict[str, Any] = {}
 
@@ -199,7 +287,7 @@ def _captured(model: ESPnetS2TModel) -> Iterator[dict[str, Any]]:
         found["decoder"] = out, ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)
 
     handles = [model.encoder.register_forward_hook(keep_encoder)]
-    if model.decoder is not None:
+    if getattr(model, "decoder", None) is not None:
         handles.append(model.decoder.register_forward_hook(keep_decoder))
     try:
         yield found

@@ -7,12 +7,40 @@ import importlib.util
 import sys
 from typing import Any
 
-# ESPnet task module → attribute holding its choices → name → "module:class". Loaded when ``register`` is called.
+# name → "module:class". A new family is one line here.
+ENCODERS = {
+    "gated_branchformer": "espnet_gated.encoder:GatedBranchformerEncoder",
+    "gated_conformer": "espnet_gated.encoder:GatedConformerEncoder",
+    "gated_e_branchformer": "espnet_gated.encoder:GatedEBranchformerEncoder",
+    "gated_multiconv_conformer": "espnet_gated.encoder:GatedMultiConvConformerEncoder",
+    "gated_transformer": "espnet_gated.encoder:GatedTransformerEncoder",
+}
+DECODERS = {"gated_transformer": "espnet_gated.decoder:GatedTransformerDecoder"}
+
+# ESPnet task module → attribute holding its choices → names. Loaded when ``register`` is called.
 CLASSES: dict[str, dict[str, dict[str, str]]] = {
     "espnet2.tasks.s2t": {
-        "encoder_choices": {"gated_e_branchformer": "espnet_gated.encoder:GatedEBranchformerEncoder"},
-        "decoder_choices": {"gated_transformer": "espnet_gated.decoder:GatedTransformerDecoder"},
+        "encoder_choices": ENCODERS,
+        "decoder_choices": DECODERS,
         "model_choices": {"gated": "espnet_gated.model:GatedESPnetS2TModel"},
+    },
+    "espnet2.tasks.asr": {
+        "encoder_choices": ENCODERS,
+        "decoder_choices": DECODERS,
+        "model_choices": {"gated": "espnet_gated.model:GatedESPnetASRModel"},
+    },
+    "espnet2.tasks.st": {  # has no choice of models
+        "encoder_choices": ENCODERS,
+        "hier_encoder_choices": ENCODERS,
+        "md_encoder_choices": ENCODERS,
+        "decoder_choices": DECODERS,
+        "extra_asr_decoder_choices": DECODERS,
+        "extra_mt_decoder_choices": DECODERS,
+    },
+    "espnet2.tasks.mt": {
+        "encoder_choices": ENCODERS,
+        "decoder_choices": DECODERS,
+        "model_choices": {"gated": "espnet_gated.model:GatedESPnetMTModel"},
     },
 }
 
@@ -32,8 +60,10 @@ def register(task: str = "espnet2.tasks.s2t") -> None:
     for attribute, table in CLASSES[task].items():
         choices = getattr(module, attribute)
         for name, path in table.items():
-            choices.classes[name] = _load(path)
+            choices.classes[name] = load(path)
     importlib.import_module("espnet_gated.primer").announce_primers()
+    importlib.import_module("espnet_gated.data.contexts").add_data_types()
+    importlib.import_module("espnet_gated.tasks").build_gated_models(module)
 
 
 def register_when_imported() -> None:
@@ -45,7 +75,8 @@ def register_when_imported() -> None:
             register(task)
 
 
-def _load(path: str) -> Any:
+def load(path: str) -> Any:
+    """Import ``module:class``."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
-from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
-from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from torch import nn
 
-from espnet_gated.decoder import GatedTransformerDecoder
-from espnet_gated.encoder import GatedEBranchformerEncoder
+from espnet_gated.registry import DECODERS, ENCODERS, load
 
-TWINS: dict[type[nn.Module], type[nn.Module]] = {
-    EBranchformerEncoder: GatedEBranchformerEncoder,
-    TransformerDecoder: GatedTransformerDecoder,
-}
+
+@cache
+def twins() -> dict[type[nn.Module], type[nn.Module]]:
+    """ESPnet's classes and their gated twins, for every family in the registry."""
+    gated = [load(path) for path in (*ENCODERS.values(), *DECODERS.values())]
+    return {dense_class(cls): cls for cls in gated}
+
+
+def dense_class(gated: type[nn.Module]) -> type[nn.Module]:
+    """The ESPnet class behind a gated one: its last base."""
+    return gated.__bases__[-1]
 
 
 def gate_in_place(model: nn.Module, gating: Mapping[str, Any] | None = None) -> list[str]:
@@ -34,7 +39,7 @@ def gate_in_place(model: nn.Module, gating: Mapping[str, Any] | None = None) -> 
     changed = []
     for name in ("encoder", "decoder"):
         stack = getattr(model, name, None)
-        twin = TWINS.get(type(stack))
+        twin = twins().get(type(stack))
         if stack is None or twin is None:
             continue
         like = next(stack.parameters())

@@ -11,6 +11,8 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from espnet2.utils.types import str2bool, str_or_none
 from tqdm import tqdm
 
+from espnet_gated.data.contexts import read_contexts
 from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_request, read_items, symbol
 from espnet_gated.inference.baseline import ESPnetBaseline
@@ -110,6 +113,21 @@ def find_items(args: argparse.Namespace) -> list[Item]:
     return read_items(Path(speech[0]), Path(speech[0]).parent, key_file)
 
 
+def find_contexts(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """The files ``utt2<name>`` of the data directory for the contexts that the model declares."""
+    fields = getattr(model.s2t_model, "context_fields", [])
+    triples = args.data_path_and_name_and_type or []
+    folder = args.data_dir or next(Path(path).parent for path, name, _ in triples if name == "speech")
+    return read_contexts(folder, {f.name: f.kind for f in fields})
+
+
+def with_contexts(request: Request, utt: str, contexts: Mapping[str, Any]) -> Request:
+    """The request with the contexts of its utterance."""
+    known = {name: values[utt] for name, values in contexts.items() if utt in values}
+    labels = {name: value for name, value in known.items() if isinstance(value, str)}
+    return replace(request, categories=labels, vectors={n: v for n, v in known.items() if n not in labels})
+
+
 def decode(args: argparse.Namespace) -> None:
     """Decode everything and write the decoding directory."""
     asked = parse_sparsity(args.sparsity)
@@ -130,6 +148,7 @@ def decode(args: argparse.Namespace) -> None:
         "sparsity_encoder": asked[0] or 0.0,
         "sparsity_decoder": asked[1] or 0.0,
     }
+    contexts = find_contexts(args, model)
     meta = environment() | common
     meta |= {
         "system": args.system or args.engine,
@@ -141,7 +160,7 @@ def decode(args: argparse.Namespace) -> None:
     counted = {item.utt_id for item in items[:: args.flops_every]} if args.measure_flops else set()
     with DecodeWriter(args.output_dir, meta) as writer, tqdm(total=len(items), unit="utt", mininterval=1.0) as bar:
         for batch in batches(items, args.batch_size, by_length=args.engine == "gated"):
-            requests = [load_request(item, fs) for item in batch]
+            requests = [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in batch]
             results = _decode_batch(model, batch, requests)
             for item, request, result, stats in zip(batch, requests, results, model.stats, strict=True):
                 flops = _flops(model, request) if item.utt_id in counted else {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from espnet_gated.analysis.flops import measure_flops
 from espnet_gated.gating.config import parse_sparsity
-from espnet_gated.gating.context import GatingContext, TokenContext
+from espnet_gated.gating.context import GatingContext, context_of_requests
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.predictor import GatePredictor
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
@@ -38,6 +38,8 @@ class Request:
         lang_sym, task_sym: e.g. ``<deu>``, ``<asr>``; ``None``: the defaults of :class:`Speech2Text`.
         text_prev: previous text to condition on (words or token ids).
         predict_time: predict timestamps.
+        categories, vectors: contexts beside language and task, by the names declared in the model's ``context``: name →
+            label, name → (size,). What is not given is unknown.
     """
 
     speech: Speech
@@ -45,6 +47,8 @@ class Request:
     task_sym: str | None = None
     text_prev: Any = None
     predict_time: bool | None = None
+    categories: Mapping[str, str] = field(default_factory=dict)
+    vectors: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -219,15 +223,16 @@ class Speech2Text(ESPnetSpeech2Text):
 
     def _decode(self, requests: Sequence[Request]) -> list[Any]:
         primers = [self._primer(r) for r in requests]
+        context = self._context(requests, primers)
         speech = [self._prepare(r.speech) for r in requests]
         start = time.perf_counter()
-        encoded = self._encode(speech, primers)
+        encoded = self._encode(speech, context)
         middle = time.perf_counter()
         results: list[Any] = [None] * len(requests)
         steps = [0] * len(requests)
         gates: list[dict[str, tuple[Gates, int]]] = [dict(e.gates) for e in encoded]
         for group in _groups([len(p) for p in primers]):
-            hyps = self._search([encoded[i] for i in group], [primers[i] for i in group], gates, group)
+            hyps = self._search([encoded[i] for i in group], [primers[i] for i in group], context, gates, group)
             for i, found in zip(group, hyps, strict=True):
                 results[i] = self._result(found, encoded[i])
                 steps[i] = max((len(h.yseq) for h in found), default=0) - len(primers[i])
@@ -250,8 +255,9 @@ class Speech2Text(ESPnetSpeech2Text):
     def measure_flops(self, request: Request) -> dict[str, float]:
         """FLOPs of decoding one utterance: ``encoder`` (with frontend) and ``decoder`` (the whole search)."""
         primer, speech = self._primer(request), self._prepare(request.speech)
-        encoded, encoder = measure_flops(lambda: self._encode([speech], [primer]))
-        _, decoder = measure_flops(lambda: self._search(encoded, [primer], [{}], [0]))
+        context = self._context([request], [primer])
+        encoded, encoder = measure_flops(lambda: self._encode([speech], context))
+        _, decoder = measure_flops(lambda: self._search(encoded, [primer], context, [{}], [0]))
         return {"encoder": encoder, "decoder": decoder}
 
     def _primer(self, request: Request) -> list[int]:
@@ -286,13 +292,13 @@ class Speech2Text(ESPnetSpeech2Text):
             wave = F.pad(wave, (0, longest - wave.numel()))
         return wave.to(device=self.device, dtype=getattr(torch, self.dtype))
 
-    def _encode(self, speech: list[Tensor], primers: list[list[int]]) -> list[_Encoded]:
+    def _encode(self, speech: list[Tensor], context: GatingContext | None) -> list[_Encoded]:
         """Encode utterances of equal length together: ESPnet's convolutions would see the padding of unequal ones."""
         encoded: list[_Encoded | None] = [None] * len(speech)
         for group in _groups([s.numel() for s in speech]):
             batch = torch.stack([speech[i] for i in group])
             lengths = torch.full((len(group),), batch.size(1), device=batch.device)
-            self._announce([primers[i] for i in group])
+            self._see(context, group)
             out, frames = self.s2t_model.encode(batch, lengths)
             out, intermediate = out if isinstance(out, tuple) else (out, None)
             predictor = self.predictors().get("encoder")
@@ -302,25 +308,31 @@ class Speech2Text(ESPnetSpeech2Text):
                 encoded[i] = _Encoded(out[row, : int(frames[row])], inter, gates)
         return [e for e in encoded if e is not None]
 
-    def _announce(self, primers: list[list[int]]) -> None:
-        """Let the predictors see the language and task tokens of the primers."""
-        token_context: TokenContext | None = getattr(self.s2t_model, "token_context", None)
-        context = None
-        if token_context is not None:
-            longest = max(map(len, primers))
-            padded = torch.tensor([p + [-1] * (longest - len(p)) for p in primers], device=self.device)
-            context = GatingContext(token_context.from_primer(padded))
+    def _context(self, requests: Sequence[Request], primers: list[list[int]]) -> GatingContext | None:
+        """Contexts of the utterances: the tokens of their primers, and what the requests say."""
+        fields = getattr(self.s2t_model, "context_fields", [])
+        context = context_of_requests(fields, [r.categories for r in requests], [r.vectors for r in requests])
+        if not self.is_gated:
+            return None
+        longest = max(map(len, primers))
+        padded = torch.tensor([p + [-1] * (longest - len(p)) for p in primers])
+        return replace(context, categories={**self.s2t_model.token_context.from_primer(padded), **context.categories})
+
+    def _see(self, context: GatingContext | None, rows: Sequence[int]) -> None:
+        """Let the predictors see the contexts of some utterances."""
+        chosen = None if context is None else context.select(torch.tensor(list(rows)))
         for predictor in self.predictors().values():
-            predictor.current = context
+            predictor.current = chosen
 
     def _search(
         self,
         encoded: list[_Encoded],
         primers: list[list[int]],
+        context: GatingContext | None,
         gates: list[dict[str, tuple[Gates, int]]],
         group: list[int],
     ) -> list[list[Hypothesis]]:
-        self._announce(primers)
+        self._see(context, group)
         search = self.beam_search
         if isinstance(search, CachedBeamSearch):
             memory = torch.nn.utils.rnn.pad_sequence([e.memory for e in encoded], batch_first=True)
@@ -334,6 +346,7 @@ class Speech2Text(ESPnetSpeech2Text):
         found = []
         for row, (e, primer) in enumerate(zip(encoded, primers, strict=True)):
             search.set_hyp_primer(primer)
+            self._see(context, [group[row]])
             for scorer in getattr(search, "part_scorers", {}).values():
                 if isinstance(scorer, PrimedCTCPrefixScorer):
                     scorer.set_primer(primer)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from espnet_gated import encoder as families
 from espnet_gated.gating.costs import shares
 from espnet_gated.gating.gates import CLOSED, OPEN, LayerGates, ModuleGate, from_values, hard_gate
+from espnet_gated.twin import dense_class
 
 SIZE, FRAMES, INPUT = 8, 13, 10
 ATTENTION = {"output_size": SIZE, "attention_heads": 2, "num_blocks": 2, "input_layer": "linear"}
@@ -78,10 +79,6 @@ EVERY = pytest.mark.parametrize("variant", VARIANTS)
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def dense_class(gated: type) -> type:
-    return gated.__mro__[2]
 
 
 def build(variant: str) -> tuple[nn.Module, nn.Module]:

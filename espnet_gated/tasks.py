@@ -1,0 +1,67 @@
+"""ESPnet's tasks build gated models: a YAML that names a gated encoder or decoder needs no further word.
+
+ESPnet's ST task has no option for the model's class at all, and in the others ``model: gated`` would be easily
+forgotten. So a model with gated parts gets its gated class after it was built, and the options that only gated models
+know (``sparsity_weight``, ``context``, …) are kept from ESPnet's constructor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from types import ModuleType
+from typing import Any
+
+from espnet2.tasks.abs_task import AbsTask
+from torch import nn
+
+from espnet_gated.model import MODELS, GatedModelMixin, gating_options
+
+
+def build_gated_models(module: ModuleType) -> None:
+    """Wrap ``build_model`` of the tasks defined in an ESPnet task module (once)."""
+    for task in vars(module).values():
+        if isinstance(task, type) and issubclass(task, AbsTask) and task.__module__ == module.__name__:
+            original = vars(task).get("build_model")
+            if original is not None and not hasattr(original.__func__, "builds_gated"):
+                setattr(task, "build_model", classmethod(_gated(original.__func__)))  # noqa: B010
+
+
+def _gated(original: Any) -> Any:
+    @functools.wraps(original)
+    def build_model(cls: Any, args: argparse.Namespace) -> Any:
+        given = args.model_conf
+        if getattr(args, "model", None) == "gated" or given is None:
+            return original(cls, args)
+        ours = set(gating_options())
+        args.model_conf = {name: value for name, value in given.items() if name not in ours}
+        try:
+            model = original(cls, args)
+        finally:
+            args.model_conf = given  # ESPnet writes it to config.yaml
+        return gate_model(model, {name: value for name, value in given.items() if name in ours})
+
+    build_model.builds_gated = True  # type: ignore[attr-defined]
+    return build_model
+
+
+def gate_model(model: nn.Module, options: dict[str, Any]) -> nn.Module:
+    """Give a model with gated parts its gated class, in place; leave any other model alone.
+
+    Args:
+        model: ESPnet model.
+        options: of :meth:`espnet_gated.model.GatedModelMixin.init_gating`.
+
+    Raises:
+        ValueError: for options that the model cannot have: no part of it is gated, or its class has no gated twin.
+    """
+    gated_parts = any(hasattr(part, "gate_predictor") for part in model.children())
+    twin = MODELS.get(type(model))
+    if gated_parts and twin is not None:
+        model.__class__ = twin
+        assert isinstance(model, GatedModelMixin)
+        model.init_gating(**options)
+    elif options:
+        why = "has no gated encoder or decoder" if twin is not None else f"is a {type(model).__name__}"
+        raise ValueError(f"model_conf.{min(options)} is for gated models; this one {why}")
+    return model

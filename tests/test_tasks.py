@@ -1,0 +1,303 @@
+"""Every gated name in every task: models built as ESPnet's trainer builds them, from the words of a YAML."""
+
+import argparse
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import espnet_gated
+from espnet_gated import model as models
+from espnet_gated.gating.context import GatingContext
+from espnet_gated.registry import CLASSES, ENCODERS
+from espnet_gated.tasks import gate_model
+
+TOKENS = ["<blank>", "<unk>", "<na>", "<deu>", "<eng>", "<asr>", "<st_eng>", "<notimestamps>", "a", "b", "c"]
+TOKENS += ["<0.00>", "<30.00>", "<sop>", "<sos>", "<eos>"]
+SOURCE = ["<blank>", "<unk>", "x", "y", "<sos/eos>"]
+INPUT, SIZE, ROWS = 10, 8, 3
+GATING = {"hidden_units": 4, "nominal_length": 10, "nominal_memory": 10}
+SHAPE = {"output_size": SIZE, "attention_heads": 2, "num_blocks": 2, "input_layer": "linear", "gating": GATING}
+BRANCH = {"cgmlp_linear_units": 12, "cgmlp_conv_kernel": 3}
+ENCODER_CONF: dict[str, dict[str, Any]] = {
+    "gated_branchformer": SHAPE | BRANCH,
+    "gated_conformer": SHAPE | {"linear_units": 12, "cnn_module_kernel": 3},
+    "gated_e_branchformer": SHAPE | BRANCH | {"linear_units": 12, "use_ffn": True, "merge_conv_kernel": 3},
+    "gated_multiconv_conformer": SHAPE | {"linear_units": 12, "cgmlp_linear_units": 8, "multicgmlp_kernel_sizes": "3"},
+    "gated_transformer": SHAPE | {"linear_units": 12},
+}
+DECODER_CONF = {"attention_heads": 2, "linear_units": 12, "num_blocks": 2, "gating": GATING}
+TASKS = {
+    "s2t": ("S2TTask", models.GatedESPnetS2TModel),
+    "asr": ("ASRTask", models.GatedESPnetASRModel),
+    "st": ("STTask", models.GatedESPnetSTModel),
+    "mt": ("MTTask", models.GatedESPnetMTModel),
+}
+
+
+def task_class(task: str) -> Any:
+    """The task with its gated names."""
+    module = f"espnet2.tasks.{task}"
+    espnet_gated.register(module)
+    return getattr(__import__(module, fromlist=["x"]), TASKS[task][0])
+
+
+def build(task: str, **changes: Any) -> Any:
+    """A tiny model from the options of a YAML."""
+    options: dict[str, Any] = {
+        "token_list": list(TOKENS),
+        "input_size": INPUT,
+        "encoder": "gated_transformer",
+        "decoder": "gated_transformer",
+        "decoder_conf": DECODER_CONF,
+        "model_conf": {"report_cer": False, "report_wer": False},
+        "ctc_conf": {},
+        "specaug": None,
+        "normalize": None,
+        "init": None,
+    }
+    if task in ("st", "mt"):
+        options |= {"src_token_list": list(SOURCE), "model_conf": {"report_bleu": False}}
+    if task == "mt":
+        options |= {"input_size": None, "frontend": "embed", "frontend_conf": {"embed_dim": INPUT}}
+    for name, value in changes.items():
+        options[name] = {**options[name], **value} if name == "model_conf" else value
+    options.setdefault("encoder_conf", ENCODER_CONF.get(options["encoder"]))
+    torch.manual_seed(0)
+    model = task_class(task).build_model(argparse.Namespace(**options))
+    return model.double()
+
+
+def batch(task: str) -> dict[str, Tensor]:
+    """A training batch as ESPnet's data loader gives it."""
+    torch.manual_seed(1)
+    found = {
+        "text": torch.tensor([[3, 5, 7, 8, 9], [4, 6, 7, 10, -1], [3, 6, 7, 8, -1]]),
+        "text_lengths": torch.tensor([5, 4, 4]),
+    }
+    if task != "mt":
+        found["speech"] = torch.randn(ROWS, 17, INPUT, dtype=torch.double)
+        found["speech_lengths"] = torch.tensor([17, 14, 15])
+    if task in ("st", "mt"):
+        found["src_text"] = torch.tensor([[2, 3, 2], [3, 2, -1], [2, 2, -1]])
+        found["src_text_lengths"] = torch.tensor([3, 2, 2])
+    if task == "s2t":
+        for name in ("text_prev", "text_ctc"):
+            found[name] = torch.tensor([[8, 9], [9, 10], [9, 8]])
+            found[f"{name}_lengths"] = torch.tensor([2, 2, 2])
+    return found
+
+
+def labels(*names: str) -> Tensor:
+    """Labels as the data type ``category`` gives them."""
+    codes = [torch.tensor(list(name.encode()) or [-1]) for name in names]
+    return torch.nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1)
+
+
+# -- names --------------------------------------------------------------------------------------------
+def test_table_of_the_tests_is_complete() -> None:
+    assert set(ENCODER_CONF) == set(ENCODERS)
+    assert {f"espnet2.tasks.{task}" for task in TASKS} == set(CLASSES)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("task", TASKS)
+def test_one_word_makes_a_gated_model(task: str, encoder: str) -> None:
+    """It trains: a loss with a gradient for both predictors, and the statistics of both stacks."""
+    model = build(task, encoder=encoder)
+    assert type(model) is TASKS[task][1]
+    loss, stats, _ = model(**batch(task))
+    loss.backward()
+    for stack in ("encoder", "decoder"):
+        assert stats[f"sparsity_{stack}"].numel() == 1
+        assert getattr(model, stack).gate_predictor.output.weight.grad.abs().sum() > 0
+    assert "loss_sparsity" in stats
+
+
+@pytest.mark.parametrize("task", [t for t in TASKS if t != "st"])
+def test_model_may_be_named(task: str) -> None:
+    model = build(task, model="gated", model_conf={"sparsity_weight": 3.0})
+    assert type(model) is TASKS[task][1]
+    assert model.sparsity_weight == 3.0
+
+
+DENSE = {
+    "encoder": "transformer",
+    "encoder_conf": {k: v for k, v in ENCODER_CONF["gated_transformer"].items() if k != "gating"},
+    "decoder": "transformer",
+    "decoder_conf": {k: v for k, v in DECODER_CONF.items() if k != "gating"},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_dense_model_stays_dense(task: str) -> None:
+    assert type(build(task, **DENSE)).__module__.startswith("espnet2.")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_options_of_gates_on_a_dense_model_are_an_error(task: str) -> None:
+    with pytest.raises(ValueError, match="model_conf.sparsity_weight is for gated models; .* has no gated encoder"):
+        build(task, **DENSE, model_conf={"sparsity_weight": 1.0})
+
+
+def test_other_model_classes_have_no_gated_twin() -> None:
+    with pytest.raises(ValueError, match="model_conf.context is for gated models; this one is a Linear"):
+        gate_model(torch.nn.Linear(1, 1), {"context": {}})
+
+
+def test_task_without_gated_classes_is_named() -> None:
+    with pytest.raises(ValueError, match="no gated classes for 'espnet2.tasks.tts'"):
+        espnet_gated.register("espnet2.tasks.tts")
+
+
+def test_registering_twice_changes_nothing() -> None:
+    task = task_class("asr")
+    before = task.build_model.__func__
+    assert task_class("asr").build_model.__func__ is before
+
+
+# -- all stacks of a task -----------------------------------------------------------------------------
+def test_st_gates_its_extra_parts() -> None:
+    """Extra ASR and MT decoders, hierarchical encoder: each with its own target."""
+    hidden = SHAPE | {"linear_units": 12, "input_layer": None}
+    model = build(
+        "st",
+        hier_encoder="gated_conformer",
+        hier_encoder_conf=hidden | {"cnn_module_kernel": 3},
+        extra_asr_decoder="gated_transformer",
+        extra_asr_decoder_conf=DECODER_CONF,
+        extra_mt_encoder="transformer",
+        extra_mt_encoder_conf=DENSE["encoder_conf"] | {"input_layer": "embed"},
+        extra_mt_decoder="gated_transformer",
+        extra_mt_decoder_conf=DECODER_CONF,
+        model_conf={"asr_weight": 0.3, "mt_weight": 0.3, "mtlalpha": 0.3, "report_cer": False, "report_wer": False},
+    )
+    # ESPnet's model takes two results of this encoder, which only its Hugging Face encoder gives.
+    forward = model.extra_mt_encoder.forward
+    model.extra_mt_encoder.forward = lambda *inputs: forward(*inputs)[:2]
+    stacks = {"encoder", "hier_encoder", "decoder", "extra_asr_decoder", "extra_mt_decoder"}
+    assert set(model.gate_predictors()) == stacks
+    data = batch("st")
+    data["src_text"] = data["src_text"].clamp(min=1)  # ESPnet gives it to the MT encoder as it is
+    loss, stats, _ = model(**data)
+    loss.backward()
+    for stack in stacks - {"extra_mt_decoder"}:  # which ESPnet 202511 builds and never calls
+        assert f"sparsity_{stack}" in stats
+        assert getattr(model, stack).gate_predictor.output.weight.grad.abs().sum() > 0
+    model.set_sparsity(0.2, 0.6)
+    assert {name: p.policy.sparsity for name, p in model.gate_predictors().items()} == {
+        name: 0.6 if name.endswith("decoder") else 0.2 for name in stacks
+    }
+
+
+@pytest.mark.parametrize("task", ["s2t", "asr"])
+def test_ctc_without_decoder(task: str) -> None:
+    decoder = {"decoder": None} if task == "asr" else {}  # S2T drops its decoder by itself
+    model = build(task, **decoder, model_conf={"ctc_weight": 1.0, "distill_weight": 0.1})
+    assert model.decoder is None
+    loss, stats, _ = model(**batch(task))
+    loss.backward()
+    assert set(model.gate_predictors()) == {"encoder"}
+    assert "sparsity_decoder" not in stats and "loss_distill" in stats
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_distillation(task: str) -> None:
+    model = build(task, model_conf={"distill_weight": 0.5})
+    loss, stats, _ = model(**batch(task))
+    loss.backward()
+    assert stats["loss_distill"] > 0
+
+
+def test_only_one_stack_gated() -> None:
+    model = build("asr", decoder="transformer", decoder_conf=DENSE["decoder_conf"])
+    assert set(model.gate_predictors()) == {"encoder"}
+    model(**batch("asr"))[0].backward()
+
+
+# -- contexts -----------------------------------------------------------------------------------------
+CONTEXT = {"lang": {"category": ["deu", "eng"]}, "speaker": {"vector": 3}}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_context_comes_with_the_data(task: str) -> None:
+    """Labels and vectors reach both predictors; an unknown label and a missing vector are row 0 and nothing."""
+    model = build(task, model_conf={"context": CONTEXT, "context_dropout": 0.0})
+    vectors = torch.randn(ROWS, 3, dtype=torch.double)
+    vectors[2] = torch.nan
+    extra = {"lang": labels("eng", "deu", "xho"), "speaker": vectors}
+    lengths = {f"{name}_lengths": torch.ones(ROWS, dtype=torch.long) for name in extra}
+    found = model.context_of({**batch(task), **extra})
+    assert found.categories["lang"].tolist() == [2, 1, 0]
+    loss, _, _ = model(**batch(task), **extra, **lengths)
+    assert loss.isfinite()
+    loss.backward()
+    for predictor in model.gate_predictors().values():
+        assert predictor.context.tables["lang"].weight.grad.abs().sum(1).gt(0).all()
+        assert predictor.context.tables["speaker"].weight.grad.isfinite().all()
+        assert predictor.context.tables["speaker"].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_context_may_be_absent(task: str) -> None:
+    model = build(task, model_conf={"context": CONTEXT})
+    model(**batch(task))[0].backward()
+
+
+def test_tokens_and_categories_together() -> None:
+    model = build("s2t", model_conf={"context": {"lang": "token", "device": {"category": ["phone", "server"]}}})
+    found = model.context_of({**batch("s2t"), "device": labels("server", "", "phone")}).categories
+    assert found["device"].tolist() == [2, 0, 1]
+    assert found["lang"].tolist() == [4, 5, 4]  # special tokens of the list, from 1
+
+
+def logits(model: Any) -> Tensor:
+    return model.encoder.gate_predictor.last.logits
+
+
+def encode(model: Any, **context: Any) -> Tensor:
+    with torch.no_grad(), model.gating(GatingContext(**context) if context else None):
+        model.encode(*list(batch("asr").values())[2:])
+    return logits(model)
+
+
+def test_default_context_stands_in_for_unknown_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"context": {"lang": CONTEXT["lang"]}}
+    plain, german = (build("asr", model_conf=spec | more).eval() for more in ({}, {"default_context": {"lang": "deu"}}))
+    monkeypatch.setenv("ESPNET_GATED_CONTEXT", "lang=eng")
+    english = build("asr", model_conf=spec | {"default_context": {"lang": "deu"}}).eval()
+    for model in (german, english):
+        model.load_state_dict(plain.state_dict())
+    rows = torch.full((ROWS,), 1)
+    assert torch.equal(encode(german), encode(plain, categories={"lang": rows}))
+    assert torch.equal(encode(english), encode(plain, categories={"lang": rows + 1}))
+    assert not torch.equal(encode(german), encode(plain))
+    assert torch.equal(encode(german, categories={"lang": rows + 1}), encode(english))
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ({"default_context": {"lang": "fra"}}, "default_context.lang must be one of deu, eng, got 'fra'"),
+        ({"default_context": {"user": "x"}}, "default_context.user is not declared in context"),
+        ({"default_context": {"speaker": "x"}}, r"default_context.speaker must be one of nothing \(it is a vector\)"),
+        ({"context_dropout": 2.0}, r"context_dropout must be in \[0, 1\], got 2.0"),
+        ({"context": {"lang": "word"}}, "context.lang must be 'token'"),
+    ],
+)
+def test_wrong_context_options_are_named(conf: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build("asr", model_conf={"context": CONTEXT} | conf)
+
+
+def test_wrong_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESPNET_GATED_CONTEXT", "deu")
+    with pytest.raises(ValueError, match="ESPNET_GATED_CONTEXT"):
+        build("asr")
+
+
+def test_vector_of_another_size_is_named() -> None:
+    model = build("asr", model_conf={"context": CONTEXT})
+    with pytest.raises(ValueError, match=r"context 'speaker' has 4 values, 3 are declared \(context.speaker\)"):
+        model(**batch("asr"), speaker=torch.zeros(ROWS, 4))
