@@ -98,13 +98,13 @@ in_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${s
 train() {
     local dir=$1 config=$2 init=$3 args=$4 shapes launcher=(-m espnet_gated -m)
     [ "${ngpu}" -gt 0 ] || launcher=(-m espnet_gated.bin.cpu_train --processes "${train_nj}")
-    # glibc otherwise gives memory back to the system, and asks for it again, at every step.
     local -x ESPNET_GATED_MATMUL_PRECISION=${matmul_precision}
+    # glibc otherwise gives memory back to the system, and asks for it again, at every step.
     local -x MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=536870912
     # Threads that spin while they wait starve the process that loads the data (and all others).
     local -x OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
     shapes=$(shape_options "${config}" "${s2t_args} ${args}")
-    if begin --aside "${dir}" train "${config}" "${s2t_args}" "${args}" "${seed}" \
+    if begin --aside "${dir}" train "${config}" "${s2t_args}" "${args}" "${seed}" "${matmul_precision}" \
         "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done"}; then
         log "Training ${dir} (log: ${dir}/train.log)"
         # shellcheck disable=SC2046,SC2086
