@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,8 @@ def _wait(running: list[subprocess.Popen]) -> int | None:
 def main(cmd: list[str] | None = None) -> int:
     """Run the command line."""
     args = get_parser().parse_args(cmd)
+    # Being told to stop must stop the processes too: an exception runs what `finally` holds, the default action does not.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if args.processes < 1:
         print(f"cpu_train: processes must be at least 1, got {args.processes} (--processes)", file=sys.stderr)
         return 2
