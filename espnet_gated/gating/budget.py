@@ -36,7 +36,8 @@ def exact_budget(logits: Sequence[float], costs: Sequence[float], sparsity: floa
     bins = _BINS_PER_MODULE * len(costs)
     weights = [int(np.ceil(c / total * bins - 1e-6)) for c in costs]
     budget = int(np.floor((1.0 - sparsity) * bins + 1e-6))
-    return _knapsack(np.asarray(logits, dtype=np.float64), weights, budget, int(TOLERANCE * bins))
+    # Rounding the costs up took some of the tolerance already.
+    return _knapsack(np.asarray(logits, dtype=np.float64), weights, budget, int(0.9 * TOLERANCE * bins))
 
 
 def budget_in_order(order: Sequence[int], costs: Sequence[float], sparsity: float) -> list[bool]:
