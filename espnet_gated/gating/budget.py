@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_BINS_PER_MODULE = 200  # costs are rounded up to bins: at most 1/200 of a mean module is lost on each
+_BINS = 20000  # costs are rounded up to this resolution, and to 1/400 of a mean module in large stacks
 TOLERANCE = 0.02
 """A budget should be used up to this share, where the modules' costs allow it."""
 
@@ -33,11 +33,11 @@ def exact_budget(logits: Sequence[float], costs: Sequence[float], sparsity: floa
     if sparsity == 0.0:
         return [True] * len(logits)
     total = float(sum(costs))
-    bins = _BINS_PER_MODULE * len(costs)
+    bins = max(_BINS, 400 * len(costs))
     weights = [int(np.ceil(c / total * bins - 1e-6)) for c in costs]
     budget = int(np.floor((1.0 - sparsity) * bins + 1e-6))
     # Rounding the costs up took some of the tolerance already.
-    return _knapsack(np.asarray(logits, dtype=np.float64), weights, budget, int(0.9 * TOLERANCE * bins))
+    return _knapsack(np.asarray(logits, dtype=np.float64), weights, budget, int(0.95 * TOLERANCE * bins))
 
 
 def budget_in_order(order: Sequence[int], costs: Sequence[float], sparsity: float) -> list[bool]:
