@@ -63,7 +63,9 @@ def register(task: str = "espnet2.tasks.s2t") -> None:
             choices.classes[name] = load(path)
     importlib.import_module("espnet_gated.primer").announce_primers()
     importlib.import_module("espnet_gated.data.contexts").add_data_types()
-    importlib.import_module("espnet_gated.tasks").build_gated_models(module)
+    tasks = importlib.import_module("espnet_gated.tasks")
+    tasks.build_gated_models(module)
+    tasks.let_contexts_through()
 
 
 def register_when_imported() -> None:
