@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
+from espnet_gated.data.audio import AudioError, audio_info, read_audio
+from espnet_gated.data.ffmpeg import MissingDecoderError
 from espnet_gated.inference.speech2text import Request
 
 
@@ -83,30 +82,32 @@ def read_items(wav_scp: Path, context_dir: Path | None, key_file: Path | None = 
 
 
 def load_request(item: Item, fs: int) -> Request:
-    """Read the audio of an utterance.
+    """Read the audio of an utterance: any format and rate, one channel or more.
 
     Args:
         item: what to read.
-        fs: sampling rate the model wants, Hz.
+        fs: sampling rate the model wants, Hz; other rates are resampled.
 
     Raises:
-        DecodeInputError: if the file is unreadable, empty or of another rate.
+        DecodeInputError: if the file is unreadable or empty, or takes a decoder that is not here.
     """
     try:
-        speech, rate = soundfile.read(item.wav, dtype="float32", always_2d=True)
-    except (RuntimeError, OSError) as error:
-        raise DecodeInputError(f"{item.wav}: utterance {item.utt_id}: unreadable audio ({error})") from None
-    if rate != fs:
-        raise DecodeInputError(f"{item.wav}: utterance {item.utt_id}: rate is {rate} Hz, the model wants {fs} Hz")
-    if len(speech) == 0:
-        raise DecodeInputError(f"{item.wav}: utterance {item.utt_id}: audio is empty")
-    mono = np.ascontiguousarray(speech.mean(axis=1))
-    return Request(mono, lang_sym=item.lang, task_sym=item.task)
+        speech = read_audio(item.wav, fs)
+    except (AudioError, MissingDecoderError) as error:
+        raise DecodeInputError(f"utterance {item.utt_id}: {error}") from None
+    return Request(speech, lang_sym=item.lang, task_sym=item.task)
 
 
 def batches(items: Sequence[Item], size: int, by_length: bool) -> Iterator[list[Item]]:
     """Batches of at most ``size``; sorted by duration where several are decoded together."""
     if by_length and size > 1:
-        items = sorted(items, key=lambda item: soundfile.info(item.wav).frames, reverse=True)
+        items = sorted(items, key=_seconds, reverse=True)
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
+
+
+def _seconds(item: Item) -> float:
+    try:
+        return audio_info(item.wav).seconds
+    except (AudioError, MissingDecoderError) as error:
+        raise DecodeInputError(f"utterance {item.utt_id}: {error}") from None

@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from local.asterisk import g722
+from espnet_gated.data import g722
 
 SAMPLE_RATE = 16000
 TELEPHONE_RATE = 8000

@@ -12,8 +12,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_gated.data import g722
 from espnet_gated.data.datadir import read_data_dir
-from local.asterisk import audio, corpus, g722, split, transcripts
+from local.asterisk import audio, corpus, split, transcripts
 from local.prepare_asterisk import get_parser, licence_notice, main, prepare_asterisk
 
 SETS = ("train", "dev", "test", "test_unseen_spk")

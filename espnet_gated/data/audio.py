@@ -1,0 +1,175 @@
+"""Read audio files of any rate and format; the one place that opens them.
+
+libsndfile reads wav, flac, mp3 and ogg (Vorbis and Opus), :mod:`espnet_gated.data.g722` raw G.722; what else there is
+(m4a, webm, ...) goes to torchcodec or ffmpeg (:mod:`espnet_gated.data.ffmpeg`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from numpy.typing import NDArray
+
+from espnet_gated.data import ffmpeg
+
+Samples = NDArray[np.float32]
+G722_RATE = 16000
+G722_SAMPLES_PER_OCTET = 2
+G722_SUFFIX = ".g722"
+LEAD = 0.25  # seconds decoded before a part of a lossy file, whose decoder needs them to get going
+
+
+# TypeError: soundfile's answer to suffixes that stand for raw samples
+_REFUSALS = (soundfile.LibsndfileError, OSError, TypeError, ffmpeg.DecodeError)
+
+
+class AudioError(ValueError):
+    """An audio file that is missing, broken, empty, or in a format that nothing here decodes; the message names it."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the head of an audio file says: Hz, channels, samples of one channel."""
+
+    rate: int
+    channels: int
+    frames: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.rate
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Rate, channels and length, without decoding.
+
+    Raises:
+        AudioError: naming the file.
+        MissingDecoderError: if it takes torchcodec or ffmpeg and there is neither.
+    """
+    path = _existing(path)
+    if path.suffix == G722_SUFFIX:
+        return AudioInfo(G722_RATE, 1, G722_SAMPLES_PER_OCTET * path.stat().st_size)
+    try:
+        if ffmpeg.is_needed(path):
+            return AudioInfo(*ffmpeg.probe(path))
+        info = soundfile.info(path)
+    except _REFUSALS as error:
+        raise _unreadable(path, error) from None
+    return AudioInfo(int(info.samplerate), int(info.channels), int(info.frames))
+
+
+def read_audio(path: str | Path, fs: int) -> Samples:
+    """Read a whole file as one channel (the mean of all) at ``fs`` Hz.
+
+    Returns:
+        float32 (T,), T > 0, nominally within [-1, 1].
+
+    Raises:
+        AudioError: naming the file.
+        MissingDecoderError: if it takes torchcodec or ffmpeg and there is neither.
+    """
+    (samples,) = read_spans(path, [(0.0, None)], fs)
+    if not len(samples):
+        raise AudioError(f"{path}: audio is empty")
+    return samples
+
+
+def read_spans(path: str | Path, spans: Sequence[tuple[float, float | None]], fs: int) -> Iterator[Samples]:
+    """Read parts of one file, each as one channel at ``fs`` Hz; the file is opened (or decoded) once.
+
+    Args:
+        path: the file.
+        spans: start and end in seconds; ``None`` is the end of the file. What lies outside the file is missing
+            in the result.
+        fs: sampling rate wanted, Hz.
+
+    Raises:
+        AudioError, MissingDecoderError: as :func:`read_audio`.
+    """
+    path = _existing(path)
+    try:
+        if path.suffix == G722_SUFFIX or ffmpeg.is_needed(path):
+            whole = _decode(path, fs)
+            for start, end in spans:
+                yield whole[round(start * fs) : None if end is None else round(end * fs)]
+            return
+        with soundfile.SoundFile(path) as file:
+            for start, end in spans:
+                yield resample(_read_span(file, start, end), file.samplerate, fs, path)
+    except _REFUSALS as error:
+        raise _unreadable(path, error) from None
+
+
+def _read_span(file: soundfile.SoundFile, start: float, end: float | None) -> Samples:
+    """One part at the file's own rate, as one channel."""
+    rate = file.samplerate
+    first = min(round(start * rate), file.frames)
+    lead = min(first, round(LEAD * rate)) if file.format in ("MP3", "OGG") else 0
+    file.seek(first - lead)
+    frames = -1 if end is None else lead + max(0, round(end * rate) - first)
+    channels: Samples = file.read(frames, dtype="float32", always_2d=True)
+    mono: Samples = channels[lead:].mean(axis=1, dtype=np.float32)
+    return mono
+
+
+def resample(samples: Samples, rate: int, fs: int, path: str | Path = "") -> Samples:
+    """Bring ``samples`` (T,) from ``rate`` to ``fs`` Hz; each pair of rates is logged once, naming ``path``."""
+    if rate == fs or not len(samples):
+        return samples
+    resampler = _resampler(rate, fs, str(path))
+    result: Samples = resampler(torch.from_numpy(np.ascontiguousarray(samples))).numpy()
+    return result
+
+
+@lru_cache(maxsize=32)
+def _kernel(rate: int, fs: int) -> torchaudio.transforms.Resample:
+    """A filter long enough that nothing audible folds back (torchaudio's equivalent of "kaiser best")."""
+    return torchaudio.transforms.Resample(
+        rate,
+        fs,
+        resampling_method="sinc_interp_kaiser",
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,
+        beta=14.769656459379492,
+    )
+
+
+_seen: set[tuple[int, int]] = set()
+
+
+def _resampler(rate: int, fs: int, path: str) -> torchaudio.transforms.Resample:
+    if (rate, fs) not in _seen:
+        _seen.add((rate, fs))
+        logging.info("audio at %d Hz is resampled to %d Hz (first: %s)", rate, fs, path or "an array")
+    return _kernel(rate, fs)
+
+
+def _decode(path: Path, fs: int) -> Samples:
+    if path.suffix != G722_SUFFIX:
+        return ffmpeg.decode(path, fs)
+    from espnet_gated.data import g722  # compiled by numba when first used
+
+    samples: Samples = g722.decode(path.read_bytes()).astype(np.float32) / 32768
+    return resample(samples, G722_RATE, fs, path)
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(f"{path}: no such audio file")
+    return path
+
+
+def _unreadable(path: Path, error: Exception) -> AudioError:
+    reason = " ".join(str(error).split())
+    return AudioError(f"{path}: unreadable audio ({reason})")
