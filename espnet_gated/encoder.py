@@ -60,6 +60,8 @@ class GatedEncoderMixin:
     layer_class: ClassVar[type[nn.Module]]
     # Whether return_all_hs or intermediate CTC decides what is returned where both are asked for.
     hidden_states_first: ClassVar[bool] = False
+    # Set by espnet_gated.inference.optimize: the layers can do without a mask where nothing is padded.
+    mask_optional: bool = False
     # What ESPnet's class brings.
     encoders: Any
     embed: Any
@@ -116,6 +118,9 @@ class GatedEncoderMixin:
         padding = make_pad_mask(ilens) if masks is None else masks
         x, mask = self._embed(xs_pad, (~padding[:, None, :]).to(xs_pad.device))
         gates = self.gate_predictor(pool(x[0] if isinstance(x, tuple) else x, mask))
+        whole = mask if self.mask_optional and not self.training and not padding.any() else None
+        if whole is not None:
+            mask = None
         interctc = getattr(self, "interctc_layer_idx", ())
         all_hs = return_all_hs and (self.hidden_states_first or not interctc)
         drop_rate = self._layer_drop_rate() if self.training else 0.0
@@ -133,7 +138,7 @@ class GatedEncoderMixin:
         out = x[0] if isinstance(x, tuple) else x
         if getattr(self, "normalize_before", True):
             out = self.after_norm(out)
-        olens = mask.squeeze(1).sum(1)
+        olens = (mask if whole is None else whole).squeeze(1).sum(1)
         return ((out, intermediate) if intermediate else out), olens, None
 
     def _embed(self, xs_pad: Tensor, mask: Tensor) -> tuple[Any, Tensor]:

@@ -10,10 +10,12 @@ or drop them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,30 +37,32 @@ class _Storage:
 class KeyValues:
     """Keys and values of the first ``length`` positions: (rows, heads, length, d_k) each."""
 
-    storage: _Storage
-    length: int
-
-    @classmethod
-    def empty(cls, rows: int, heads: int, d_k: int, like: Tensor) -> KeyValues:
-        """A cache of no positions."""
-        return cls(_Storage(like.new_zeros(2, rows, heads, _GROW, d_k), 0), 0)
+    storage: _Storage | None = None
+    length: int = 0
 
     @property
     def keys(self) -> Tensor:
         """(rows, heads, length, d_k)"""
+        assert self.storage is not None
         return self.storage.tensor[0, :, :, : self.length]
 
     @property
     def values(self) -> Tensor:
         """(rows, heads, length, d_k)"""
+        assert self.storage is not None
         return self.storage.tensor[1, :, :, : self.length]
 
-    def append(self, keys: Tensor, values: Tensor, rows: Tensor | None = None) -> KeyValues:
-        """Add positions (rows, heads, n, d_k); ``rows``: only these rows have them (the others never look)."""
-        end = self.length + keys.size(2)
-        storage = self._writable(end)
+    def append(self, new: Tensor, total: int, rows: Tensor | None = None) -> KeyValues:
+        """Add positions.
+
+        Args:
+            new: keys and values (2, rows, heads, n, d_k).
+            total: number of rows.
+            rows: only these rows have them (the others never look); ``None``: all.
+        """
+        end = self.length + new.size(3)
+        storage = self._writable(new, total, end)
         target = storage.tensor[:, :, :, self.length : end]
-        new = torch.stack((keys, values))
         if rows is None:
             target.copy_(new)
         else:
@@ -66,7 +70,9 @@ class KeyValues:
         storage.filled = end
         return KeyValues(storage, end)
 
-    def _writable(self, end: int) -> _Storage:
+    def _writable(self, new: Tensor, total: int, end: int) -> _Storage:
+        if self.storage is None:
+            return _Storage(new.new_zeros(2, total, new.size(2), end + _GROW, new.size(4)), 0)
         # Writing behind our own end is safe only if nobody else has written there already.
         old = self.storage.tensor
         if self.storage.filled == self.length and end <= old.size(3):
@@ -78,47 +84,52 @@ class KeyValues:
 
     def select(self, rows: Tensor) -> KeyValues:
         """The cache of other rows (indices, repeats allowed)."""
-        old = self.storage.tensor
-        tensor = old.new_empty(2, rows.numel(), *old.shape[2:])
-        tensor[:, :, :, : self.length] = old[:, :, :, : self.length].index_select(1, rows)
-        return KeyValues(_Storage(tensor, self.length), self.length)
+        if self.storage is None:
+            return self
+        # With the free positions behind: one contiguous copy.
+        return KeyValues(_Storage(self.storage.tensor.index_select(1, rows), self.length), self.length)
 
 
 class SourceMemory:
     """Encoder output of the utterances and its keys and values for one layer, projected when first needed."""
 
-    def __init__(self, memory: Tensor, mask: Tensor | None):
+    def __init__(self, memory: Tensor, mask: Tensor | None, utts: tuple[int, ...] | None = None):
+        """Hold (U', T, size) and (U', 1, T) or ``None``; ``utts``: which of them are the utterances (``None``: all)."""
         self.memory = memory
-        self.mask = mask
-        self._projected: dict[tuple[int, ...] | None, tuple[Tensor, Tensor, Tensor | None]] = {}
+        self._mask = mask
+        self._utts = tuple(range(memory.size(0))) if utts is None else utts
+        self._projected: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor | None]] = {}
+
+    def __len__(self) -> int:
+        """How many utterances."""
+        return len(self._utts)
 
     def keys_values(
         self, layer: GatedDecoderLayer, utts: tuple[int, ...] | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys, values (U, heads, T, d_k) and mask (U, 1, 1, T) of some utterances (``None``: all)."""
-        if utts not in self._projected:
-            memory, mask = self.memory, self.mask
-            if utts is not None:
-                index = torch.tensor(utts, device=memory.device)
+        wanted = self._utts if utts is None else tuple(self._utts[u] for u in utts)
+        if wanted not in self._projected:
+            memory, mask = self.memory, self._mask
+            if len(wanted) < memory.size(0):
+                index = torch.tensor(wanted, device=memory.device)
                 memory = memory.index_select(0, index)
                 mask = None if mask is None else mask.index_select(0, index)
-            keys, values = project(layer.src_attn, memory)
-            self._projected[utts] = keys, values, None if mask is None else mask[:, None]
-        return self._projected[utts]
+            keys, values = (x.contiguous() for x in project(layer.src_attn, memory))
+            self._projected[wanted] = keys, values, None if mask is None else mask[:, None]
+        return self._projected[wanted]
 
     def select(self, utts: Sequence[int]) -> SourceMemory:
         """The memory of some utterances; projections that exist are kept."""
-        index = torch.tensor(list(utts), device=self.memory.device)
-        mask = None if self.mask is None else self.mask.index_select(0, index)
-        chosen = SourceMemory(self.memory.index_select(0, index), mask)
-        if None in self._projected:
-            keys, values, old_mask = self._projected[None]
-            new_mask = None if old_mask is None else old_mask.index_select(0, index)
-            chosen._projected[None] = (
-                keys.index_select(0, index),
-                values.index_select(0, index),
-                new_mask,
-            )
+        kept = tuple(self._utts[u] for u in utts)
+        chosen = SourceMemory(self.memory, self._mask, kept)
+        for names, (keys, values, mask) in self._projected.items():
+            left = [i for i, name in enumerate(names) if name in kept]
+            if left:
+                index = torch.tensor(left, device=keys.device)
+                smaller = None if mask is None else mask.index_select(0, index)
+                entry = keys.index_select(0, index), values.index_select(0, index), smaller
+                chosen._projected[tuple(names[i] for i in left)] = entry
         return chosen
 
 
@@ -126,14 +137,60 @@ class SourceMemory:
 class LayerCache:
     """Cache of one layer: self-attention keys and values, and inputs whose keys nobody has needed yet."""
 
-    self_kv: KeyValues
     source: SourceMemory
+    self_kv: KeyValues = KeyValues()
     pending: tuple[Tensor, ...] = ()
 
     def select(self, rows: Tensor) -> LayerCache:
         """The cache of other rows; the utterances stay."""
         pending = tuple(p.index_select(0, rows) for p in self.pending)
         return replace(self, self_kv=self.self_kv.select(rows), pending=pending)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one layer does for the rows of a cache.
+
+    Attributes:
+        gates: the layer's gates for the rows.
+        utts: utterances whose memory ``src_attn`` reads; ``None``: all.
+        counts: rows of each of those utterances.
+    """
+
+    gates: Mapping[str, ModuleGate]
+    utts: tuple[int, ...] | None
+    counts: tuple[int, ...]
+
+
+class RowPlans:
+    """The plans of all layers, worked out once for as long as the rows keep their utterances and gates."""
+
+    def __init__(self, gates: Gates | None, utt_of_row: tuple[int, ...], utterances: int):
+        self.gates = gates
+        self.utt_of_row = utt_of_row
+        self._utterances = utterances
+        self._layers: dict[int, LayerPlan] = {}
+        self._row_gates: Gates | None = None
+
+    def layer(self, index: int) -> LayerPlan:
+        """The plan of layer ``index``."""
+        if index not in self._layers:
+            gates = self._gates(index)
+            open_rows = gates.get("src_attn", OPEN).rows
+            rows = range(len(self.utt_of_row)) if open_rows is None else open_rows.tolist()
+            utts, counts = _runs([self.utt_of_row[r] for r in rows])
+            everyone = len(utts) == self._utterances
+            self._layers[index] = LayerPlan(gates, None if everyone else tuple(utts), tuple(counts))
+        return self._layers[index]
+
+    def _gates(self, index: int) -> Mapping[str, ModuleGate]:
+        if self.gates is None:
+            return {}
+        if self.gates.values.size(0) == 1:  # one utterance: open or closed for all rows alike
+            return self.gates.layer(index)
+        if self._row_gates is None:
+            self._row_gates = self.gates.select(torch.tensor(self.utt_of_row, device=self.gates.values.device))
+        return self._row_gates.layer(index)
 
 
 @dataclass(frozen=True)
@@ -146,6 +203,7 @@ class DecoderCache:
         utt_of_row: utterance of each row, ascending.
         length: tokens decoded so far.
         per_token: gates may change at every step, so the keys of skipped positions may be wanted later.
+        plans: what follows from ``gates`` and ``utt_of_row`` (made when they change).
     """
 
     layers: tuple[LayerCache, ...]
@@ -153,6 +211,13 @@ class DecoderCache:
     utt_of_row: tuple[int, ...]
     length: int = 0
     per_token: bool = False
+    plans: RowPlans | None = None
+
+    def __post_init__(self) -> None:
+        old = self.plans
+        if old is None or old.gates is not self.gates or old.utt_of_row is not self.utt_of_row:
+            plans = RowPlans(self.gates, self.utt_of_row, len(self.layers[0].source))
+            object.__setattr__(self, "plans", plans)
 
     @classmethod
     def start(
@@ -172,21 +237,21 @@ class DecoderCache:
             gates: of the U utterances.
             per_token: see the class.
         """
-        caches = []
-        for layer in layers:
-            attn = layer.self_attn
-            empty = KeyValues.empty(memory.size(0), attn.h, attn.d_k, memory)
-            caches.append(LayerCache(empty, SourceMemory(memory, mask)))
-        return cls(tuple(caches), gates, tuple(range(memory.size(0))), per_token=per_token)
+        caches = tuple(LayerCache(SourceMemory(memory, mask)) for _ in layers)
+        return cls(caches, gates, tuple(range(memory.size(0))), per_token=per_token)
 
     def select(self, rows: Sequence[int]) -> DecoderCache:
         """The cache of other hypotheses: reordered, repeated or fewer (in ascending order of utterances)."""
         if list(rows) == list(range(len(self.utt_of_row))):
             return self
         device = self.layers[0].source.memory.device
-        index = torch.tensor(list(rows), device=device)
-        layers = tuple(c.select(index) for c in self.layers)
-        return replace(self, layers=layers, utt_of_row=tuple(self.utt_of_row[r] for r in rows))
+        return self.reorder(torch.tensor(list(rows), device=device), tuple(self.utt_of_row[r] for r in rows))
+
+    def reorder(self, rows: Tensor, utt_of_row: tuple[int, ...]) -> DecoderCache:
+        """:meth:`select` for indices that stay on their device, with the utterances that they belong to."""
+        if utt_of_row == self.utt_of_row:
+            utt_of_row = self.utt_of_row  # the same object: the plans stay
+        return replace(self, layers=tuple(c.select(rows) for c in self.layers), utt_of_row=utt_of_row)
 
     def drop_utterances(self, kept: Sequence[int]) -> DecoderCache:
         """Keep only the rows of some utterances, which are renumbered from 0."""
@@ -203,14 +268,10 @@ class DecoderCache:
             utt_of_row=tuple(new_number[u] for u in smaller.utt_of_row),
         )
 
-    def row_gates(self, index: int) -> dict[str, ModuleGate]:
-        """Gates of a layer for the rows (each hypothesis has its utterance's)."""
-        if self.gates is None:
-            return {}
-        if self.gates.values.size(0) == 1:  # one utterance: open or closed for all rows alike
-            return dict(self.gates.layer(index))
-        rows = torch.tensor(self.utt_of_row, device=self.gates.values.device)
-        return dict(self.gates.select(rows).layer(index))
+    def plan(self, index: int) -> LayerPlan:
+        """What layer ``index`` does for the rows."""
+        assert self.plans is not None
+        return self.plans.layer(index)
 
 
 def project(attn: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,12 +286,28 @@ def query(attn: torch.nn.Module, x: Tensor) -> Tensor:
     return attn.q_norm(attn.linear_q(x).view(x.size(0), -1, attn.h, attn.d_k).transpose(1, 2))
 
 
+def project_joined(attn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries (B, heads, T, d_k) and keys with values (2, B, heads, T, d_k) of x (B, T, size)."""
+    joined = getattr(attn, "joined", None)
+    if joined is not None and joined.valid and isinstance(attn.k_norm, torch.nn.Identity):
+        parts = joined(x).view(x.size(0), x.size(1), 3, attn.h, attn.d_k).permute(2, 0, 3, 1, 4)
+        return parts[0], parts[1:]
+    return query(attn, x), torch.stack(project(attn, x))
+
+
+def embed_new(embed: torch.nn.Module, ys: Tensor, start: int) -> Tensor:
+    """Embedded tokens of ys (rows, L) from position ``start`` on: (rows, L − start, size)."""
+    if isinstance(embed, torch.nn.Sequential) and len(embed) == 2 and type(embed[1]) is PositionalEncoding:
+        table, positions = embed[0], embed[1]
+        x = table(ys[:, start:])
+        pe = positions.pe
+        if pe.size(1) >= ys.size(1) and pe.dtype == x.dtype and pe.device == x.device:
+            return x * positions.xscale + pe[:, start : ys.size(1)]
+    return embed(ys)[:, start:]
+
+
 def step_layer(
-    layer: GatedDecoderLayer,
-    cache: LayerCache,
-    x: Tensor,
-    whole: DecoderCache,
-    gates: dict[str, ModuleGate],
+    layer: GatedDecoderLayer, cache: LayerCache, x: Tensor, plan: LayerPlan, per_token: bool = False
 ) -> tuple[Tensor, LayerCache]:
     """One decoder layer for the newest token(s) of every hypothesis.
 
@@ -238,63 +315,68 @@ def step_layer(
         layer: gated layer in evaluation mode.
         cache: its cache.
         x: (rows, n, size) the new positions.
-        whole: the decoder's cache (rows and utterances).
-        gates: gates of this layer for the rows.
+        plan: what it does for the rows.
+        per_token: gates may change at every step.
 
     Returns:
         (rows, n, size) and the new cache.
     """
-    x, cache = _step_self_attn(layer, cache, x, gates.get("self_attn", OPEN), whole.per_token)
-    x = _step_src_attn(layer, cache.source, x, gates.get("src_attn", OPEN), whole.utt_of_row)
-    return layer.run_feed_forward(x, gates.get("feed_forward", OPEN)), cache
+    x, cache = step_self_attn(layer, cache, x, plan.gates.get("self_attn", OPEN), per_token)
+    x = step_src_attn(layer, cache.source, x, plan)
+    return step_feed_forward(layer, x, plan.gates.get("feed_forward", OPEN)), cache
 
 
-def _step_self_attn(
+def step_self_attn(
     layer: GatedDecoderLayer, cache: LayerCache, x: Tensor, gate: ModuleGate, per_token: bool
 ) -> tuple[Tensor, LayerCache]:
+    """Self-attention of the new positions to all positions; see :func:`step_layer`."""
+    attn = layer.self_attn
     if gate.closed and not per_token:
-        return layer.run_self_attn(x, gate, layer.self_attn), cache
+        return layer.run_self_attn(x, gate, attn), cache
     normed = layer.before(layer.norm1, x)
     if gate.closed:
         cache = replace(cache, pending=(*cache.pending, normed))
-        return layer.run_self_attn(x, gate, layer.self_attn), cache
-    source = torch.cat((*cache.pending, normed), dim=1) if cache.pending else normed
+        return layer.run_self_attn(x, gate, attn), cache
+    queries: Tensor | None = None
     # With gates fixed for the utterance, closed rows never look at their keys; with gates per token they may, later.
     rows = None if per_token else gate.rows
-    keys, values = project(layer.self_attn, source if rows is None else source.index_select(0, rows))
-    cache = replace(cache, self_kv=cache.self_kv.append(keys, values, rows), pending=())
-    kv = cache.self_kv
+    if rows is None and not cache.pending:
+        queries, new = project_joined(attn, normed)
+    else:
+        source = torch.cat((*cache.pending, normed), dim=1)
+        new = torch.stack(project(attn, source if rows is None else source.index_select(0, rows)))
+    kv = cache.self_kv.append(new, x.size(0), rows)
     mask = _causal(x.size(1), kv.length, x.device)
 
-    def attend(new: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        out = F.scaled_dot_product_attention(query(layer.self_attn, new), keys, values, mask)
-        return layer.after_attention(_merge_heads(layer.self_attn, out), new, "concat_linear1")
+    def attend(new: Tensor, keys: Tensor, values: Tensor, q: Tensor | None) -> Tensor:
+        out = F.scaled_dot_product_attention(query(attn, new) if q is None else q, keys, values, mask)
+        return layer.after_attention(_merge_heads(attn, out), new, "concat_linear1")
 
-    return layer.run_self_attn(x, gate, attend, normed, kv.keys, kv.values), cache
+    x = layer.run_self_attn(x, gate, attend, normed, kv.keys, kv.values, queries)
+    return x, replace(cache, self_kv=kv, pending=())
 
 
-def _step_src_attn(
-    layer: GatedDecoderLayer,
-    source: SourceMemory,
-    x: Tensor,
-    gate: ModuleGate,
-    utt_of_row: tuple[int, ...],
-) -> Tensor:
+def step_src_attn(layer: GatedDecoderLayer, source: SourceMemory, x: Tensor, plan: LayerPlan) -> Tensor:
+    """Source attention of the new positions; see :func:`step_layer`."""
+    gate = plan.gates.get("src_attn", OPEN)
     if gate.closed:
         return layer.run_src_attn(x, gate, layer.src_attn)
-    open_rows = range(len(utt_of_row)) if gate.rows is None else gate.rows.tolist()
-    utts, counts = _runs([utt_of_row[r] for r in open_rows])
-    keys, values, mask = source.keys_values(layer, None if len(utts) == source.memory.size(0) else tuple(utts))
+    keys, values, mask = source.keys_values(layer, plan.utts)
 
     def attend(new: Tensor) -> Tensor:
         normed = layer.before(layer.norm2, new)
-        out = _attend_memory(query(layer.src_attn, normed), keys, values, mask, counts)
+        out = _attend_memory(query(layer.src_attn, normed), keys, values, mask, plan.counts)
         return layer.after_attention(_merge_heads(layer.src_attn, out), normed, "concat_linear2")
 
     return layer.run_src_attn(x, gate, attend, x)
 
 
-def _attend_memory(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, counts: list[int]) -> Tensor:
+def step_feed_forward(layer: GatedDecoderLayer, x: Tensor, gate: ModuleGate) -> Tensor:
+    """Feed-forward of the new positions; see :func:`step_layer`."""
+    return layer.run_feed_forward(x, gate)
+
+
+def _attend_memory(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, counts: Sequence[int]) -> Tensor:
     """Source attention of rows that share their utterance's memory.
 
     The hypotheses of one utterance are queries of one product, so the memory is read once, not once for each.
@@ -314,7 +396,7 @@ def _attend_memory(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None,
         grouped = q.view(-1, per_utt, heads, n, d_k).transpose(1, 2).reshape(-1, heads, per_utt * n, d_k)
         out = F.scaled_dot_product_attention(grouped, keys, values, mask)
         return out.view(-1, heads, per_utt, n, d_k).transpose(1, 2).reshape(rows, heads, n, d_k)
-    index = torch.repeat_interleave(torch.tensor(counts, device=q.device))
+    index = torch.repeat_interleave(torch.tensor(counts, device=q.device), output_size=rows)
     picked = None if mask is None else mask[index]
     return F.scaled_dot_product_attention(q, keys[index], values[index], picked)
 

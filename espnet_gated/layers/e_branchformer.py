@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from espnet_gated.gating.costs import linear_flops, module_flops
 from espnet_gated.gating.gates import OPEN, LayerGates, ModuleGate
 from espnet_gated.layers.attend import attend
+from espnet_gated.layers.convolutions import depthwise_conv
 from espnet_gated.layers.skipping import add_gated, run_gated
 
 
@@ -85,14 +86,23 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
             zeros = torch.zeros_like(x)
             x1, x2 = (zeros if x1 is None else x1), (zeros if x2 is None else x2)
             return add_gated(x, either, self._merge, x1, x2)
+        # Where a branch is closed for everyone its half of the merge is a constant; it and the biases ride on one product.
         constant = self.merge_proj.bias + self._constant(0, attn) + self._constant(1, cgmlp)
-        merged = x.new_zeros(x.shape)
+        merged = None
         for index, (half_gate, branch) in enumerate(((attn, x1), (cgmlp, x2))):
-            if branch is not None:
+            if branch is None:
+                continue
+            if half_gate.is_open:
+                half = self._half(index, branch, constant)
+                constant = torch.zeros_like(constant)
+            else:
                 # Rows of a half that are closed take its constant instead.
-                merged = add_gated(merged, half_gate, partial(self._half, index), branch)
-                merged = merged + self._closed_rows(index, half_gate, merged)
-        return add_gated(x, either, lambda m: self.dropout(m + constant), merged)
+                half = run_gated(half_gate, partial(self._half, index), branch)
+                half = half + self._closed_rows(index, half_gate, half)
+            merged = half if merged is None else merged + half
+        if not (attn.is_open or cgmlp.is_open):
+            merged = merged + constant
+        return add_gated(x, either, self.dropout, merged)
 
     def _merge(self, x1: Tensor, x2: Tensor) -> Tensor:
         both = torch.cat([x1, x2], dim=-1)
@@ -105,18 +115,12 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
     def _slice(self, index: int) -> slice:
         return slice(index * self.size, (index + 1) * self.size)
 
-    def _half(self, index: int, branch: Tensor) -> Tensor:
-        """The merge's product with one branch, without biases."""
+    def _half(self, index: int, branch: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The merge's product with one branch; ``bias`` (size,) is all that is added."""
         part = self._slice(index)
         conv = self.depthwise_conv_fusion
-        local = F.conv1d(
-            branch.transpose(1, 2),
-            conv.weight[part],
-            conv.bias[part],
-            padding=conv.padding,
-            groups=self.size,
-        )
-        return F.linear(branch + local.transpose(1, 2), self.merge_proj.weight[:, part])
+        local = depthwise_conv(branch, conv.weight[part], conv.bias[part], conv.padding[0])
+        return F.linear(branch + local, self.merge_proj.weight[:, part], bias)
 
     def _bias_product(self, index: int) -> Tensor:
         part = self._slice(index)
