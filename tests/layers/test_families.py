@@ -1,7 +1,10 @@
 """Laws 1, 2 and 5 for every encoder family and its variants, tiny and in float64."""
 
+import inspect
 import itertools
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,8 @@ BRANCHES = {**ATTENTION, "cgmlp_linear_units": 12, "cgmlp_conv_kernel": 3}
 FEED = {**ATTENTION, "linear_units": 12}
 CONFORMER = {**FEED, "cnn_module_kernel": 3, "macaron_style": True, "rel_pos_type": "latest"}
 ABSOLUTE = {"pos_enc_layer_type": "abs_pos", "attention_layer_type": "selfattn"}
+
+EXAMPLE = runpy.run_path(str(Path(__file__).resolve().parents[2] / "docs" / "examples" / "gated_conv.py"))
 
 VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "branchformer": (families.GatedBranchformerEncoder, BRANCHES),
@@ -72,6 +77,10 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
             **{"cgmlp_linear_units": 8, "multicgmlp_kernel_sizes": "3,5", "multicgmlp_merge_conv_kernel": 3},
         },
     ),
+    "docs_example_conv2d": (
+        EXAMPLE["GatedConvEncoder"],
+        {"output_size": SIZE, "linear_units": 12, "num_blocks": 2, "kernel": 3},
+    ),
 }
 EVERY = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -84,9 +93,11 @@ def seeded() -> None:
 def build(variant: str) -> tuple[nn.Module, nn.Module]:
     """ESPnet's encoder and its gated twin with the same weights, in evaluation mode."""
     gated_class, options = VARIANTS[variant]
+    rates = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
+    known = inspect.signature(dense_class(gated_class)).parameters
     built = []
     for cls in (dense_class(gated_class), gated_class):
-        encoder = cls(INPUT, **options, dropout_rate=0.2, positional_dropout_rate=0.2, attention_dropout_rate=0.2)
+        encoder = cls(INPUT, **options, **{rate: 0.2 for rate in rates if rate in known})
         if getattr(encoder, "interctc_use_conditioning", False):
             encoder.conditioning_layer = nn.Linear(5, SIZE)
         built.append(encoder.double().eval())
