@@ -52,6 +52,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "espnet>=202511,<202512",
+        "kaldiio>=2.18",
         "numpy>=2.0",
         "PyYAML>=6.0",
         "sentencepiece>=0.2.0",

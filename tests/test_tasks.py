@@ -1,5 +1,6 @@
 """Every gated name in every task: one word in the YAML makes a gated model that trains."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -118,6 +119,15 @@ def test_distillation(task: str) -> None:
     loss, stats, _ = model(**batch(task))
     loss.backward()
     assert stats["loss_distill"] > 0
+
+
+def test_copies_are_on_their_own() -> None:
+    """The primer that a copy's CTC or decoder hears of is the copy's."""
+    model = build("s2t")
+    copy = deepcopy(model)
+    copy.ctc.announce_primer([copy.sos, 3, 5])
+    assert copy.encoder.gate_predictor.current.categories["lang"].tolist() == [4]
+    assert model.encoder.gate_predictor.current is None
 
 
 def test_only_one_stack_gated() -> None:

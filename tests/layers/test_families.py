@@ -219,6 +219,19 @@ def test_encoder_skips_as_it_masks(variant: str) -> None:
     assert_same(*results)
 
 
+@pytest.mark.parametrize("variant", ["branchformer", "branchformer_learned", "e_branchformer"])
+def test_quantised_merges_skip_as_they_mask(variant: str) -> None:
+    _, gated = build(variant)
+    x, mask = layer_input(gated, variant)
+    x = tuple(t.float() for t in x)
+    layer = torch.ao.quantization.quantize_dynamic(gated.encoders[0].float(), {nn.Linear}, dtype=torch.qint8)
+    for attn, cgmlp in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        values = {"attn": torch.full((3,), attn), "cgmlp": torch.full((3,), cgmlp)}
+        skipped = layer(x, mask, gates={name: hard_gate(value) for name, value in values.items()})[0]
+        masked = layer(x, mask, gates={name: soft(value) for name, value in values.items()})[0]
+        torch.testing.assert_close(skipped[0], masked[0], rtol=1e-4, atol=1e-4)
+
+
 # -- training -----------------------------------------------------------------------------------------
 @EVERY
 def test_gradient_reaches_the_predictor(variant: str) -> None:
