@@ -289,22 +289,18 @@ def _time(view: View, claim: str, rule: str, task: str, score: str, saving: floa
 
 
 def _deepest(view: View, claim: str, name: str, goal: float, what: str, digits: int) -> Finding:
-    """The least sparse decoding that reaches the goal, or else the one that comes nearest."""
+    """The decoding of the best quality that reaches the goal, or else the one that comes nearest."""
     base = view.reference
     rule = (
         f"Against the dense system, at any sparsity decoded: seen if {what} falls by at least {100 * goal:.1f} %; "
         "opposite if it never falls. Shown: the decoding with the lowest WER that gets there, else the one nearest."
     )
-    falls = [(f, d) for d in view.test_set.of(view.system) if base and (f := relative(d.value(name), base.value(name)))]
+    falls = [(change, d) for change, d in changes_from(base, view.test_set.of(view.system), name) if d is not base]
     if base is None or not falls:
         return Finding(claim, rule, UNTESTABLE, f"{what} was not measured")
-    enough = [
-        (d.value("wer", "asr") or 0.0, -(d.value("bleu", "st") or 0.0), f, d) for f, d in falls if f <= -goal + 1e-9
-    ]
-    if enough:
-        *_, fall, decoding = min(enough, key=lambda item: item[:3])
-    else:
-        fall, decoding = min(falls, key=lambda item: item[0])
+    enough = [(change, d) for change, d in falls if change <= -goal + 1e-9]
+    best = min(enough, key=lambda item: loss(item[1])) if enough else min(falls, key=lambda item: item[0])
+    fall, decoding = best
     verdict = SEEN if enough else OPPOSITE if fall >= 0 else NOT_SEEN
     old, new = base.value(name), decoding.value(name)
     return Finding(
@@ -316,7 +312,7 @@ def _deepest(view: View, claim: str, name: str, goal: float, what: str, digits: 
     )
 
 
-def relative_to(base: Decoding | None, decodings: Sequence[Decoding], name: str) -> list[tuple[float, Decoding]]:
+def changes_from(base: Decoding | None, decodings: Sequence[Decoding], name: str) -> list[tuple[float, Decoding]]:
     """Relative change of a number over all utterances, of each decoding where it is known."""
     if base is None:
         return []
@@ -324,7 +320,7 @@ def relative_to(base: Decoding | None, decodings: Sequence[Decoding], name: str)
     return [(change, d) for change, d in changes if change is not None]
 
 
-def _loss(decoding: Decoding) -> tuple[float, float]:
+def loss(decoding: Decoding) -> tuple[float, float]:
     """For sorting: the best quality first."""
     return decoding.value("wer", "asr") or 0.0, -(decoding.value("bleu", "st") or 0.0)
 

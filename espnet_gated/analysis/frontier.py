@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
@@ -150,7 +151,16 @@ def _draw(axes: Axes, lines: Sequence[Line], may_be_log: bool) -> list[Label]:
         up = [max(0.0, p.ci[1] - p.y) for p in line.points]
         axes.errorbar(x, y, yerr=[down, up], fmt="none", ecolor=line.color, elinewidth=0.9, alpha=0.35, zorder=1)
         big = 9 if line.marker == "*" else 5.5
-        axes.plot(x, y, line.marker, color=line.color, ms=big, mec="white", mew=0.6, zorder=3)
+        axes.plot(
+            x,
+            y,
+            line.marker,
+            color=line.color,
+            ms=big,
+            mec="white",
+            mew=0.6,
+            zorder=4 if line.system in _DENSE_STYLE else 3,
+        )
         last = line.points[-1]
         labels.append(Label(line.name, last.x, last.y, line.color, True, 8.0))
         for p in line.points:
@@ -217,6 +227,7 @@ def _place(axes: Axes, labels: Sequence[Label], lines: Sequence[Line]) -> None:
             color=label.color,
             size=label.size,
         )
+        text.set_path_effects([withStroke(linewidth=2.2, foreground="white", alpha=0.85)])
         if label.needed:
             text.set_fontweight("bold")
         width, height = text.get_window_extent(renderer).size

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from espnet_gated.analysis.comparisons import BETTER, Comparison, Comparisons
 from espnet_gated.analysis.experiment import STACKS, Decoding, TestSet
-from espnet_gated.analysis.findings import VERDICTS, Finding, View, percent, relative, structure_differs
+from espnet_gated.analysis.findings import (
+    VERDICTS,
+    Finding,
+    View,
+    changes_from,
+    loss,
+    percent,
+    relative,
+    structure_differs,
+)
 from espnet_gated.analysis.gate_stats import TOLERANCE, budgets_kept, variation
 
 POINTS = (
@@ -17,30 +26,27 @@ POINTS = (
 )
 """The sparsities that the headline is about: (name, encoder, decoder)."""
 FLOPS_GOAL = 0.6
-PRICE_HEADER = ("", "system", "WER", "BLEU", "GFLOPs", "of the decoder", "latency")
+PRICE_HEADER = ("", "system", "WER", "BLEU", "GFLOPs", "decoder's", "latency")
 
 
 def price_rows(view: View, comparisons: Comparisons) -> list[list[str]]:
-    """What the gated system costs and saves at the points of interest, under ``PRICE_HEADER``; empty without a base."""
+    """What the gated system costs and saves at the points of interest, under ``PRICE_HEADER``; empty without a base.
+
+    Scores: the gated system's and its difference to the base's, with the interval where the two were compared.
+    """
     base = view.reference
     if base is None:
         return []
     points = [(name, d) for name, *asked in POINTS if (d := view.at(asked[0], asked[1]))]
-    deep = [d for d in view.test_set.of(view.system) if (relative_flops(d, base) or 0.0) <= -FLOPS_GOAL]
-    if deep:
-        best = min(deep, key=lambda d: (d.value("wer", "asr") or 0.0, -(d.value("bleu", "st") or 0.0)))
-        points.append(("60 % fewer FLOPs", best))
+    falls = changes_from(base, view.test_set.of(view.system), "gflops")
+    if deep := [d for change, d in falls if change <= -FLOPS_GOAL]:
+        points.append(("60 % fewer FLOPs", min(deep, key=loss)))
     rows = []
     for name, d in points:
         changes = [percent(relative(d.value(k), base.value(k))) for k in ("gflops", "gflops_decoder", "latency_s")]
         scores = [_score(d, base, comparisons, *k) for k in (("wer", "asr"), ("bleu", "st"))]
         rows.append([name, d.label, *scores, *changes])
     return rows
-
-
-def relative_flops(decoding: Decoding, base: Decoding) -> float | None:
-    """Relative change of FLOPs over all utterances."""
-    return relative(decoding.value("gflops"), base.value("gflops"))
 
 
 def in_short(test_set: TestSet, gated: str | None, comparisons: Comparisons, findings: Sequence[Finding]) -> list[str]:
@@ -65,20 +71,33 @@ def difference(c: Comparison) -> str:
 
 
 def _score(d: Decoding, base: Decoding, comparisons: Comparisons, metric: str, task: str) -> str:
-    """Both scores and their difference, with its interval where there is a paired comparison."""
+    """The score and its difference to the base's."""
     new, old = d.value(metric, task), base.value(metric, task)
     if new is None or old is None:
         return "-"
     paired = next((c for c in comparisons.done if (c.a, c.b, c.result.metric) == (base, d, metric)), None)
     change = relative(new, old)
-    text = f"{old:.1f} → {new:.1f}, " + (difference(paired) if paired else f"{new - old:+.1f}")
-    return f"{text} ({percent(change)})" if metric == "wer" and change is not None else text
+    text = f"{new:.1f}, " + (difference(paired) if paired else f"{new - old:+.1f}")
+    return f"{text}, {percent(change)}" if metric == "wer" and change is not None else text
+
+
+def base_line(base: Decoding) -> str:
+    """The system that prices are taken against, with its own numbers."""
+    parts = []
+    for name, task, form in (
+        ("wer", "asr", "WER {:.1f}"),
+        ("bleu", "st", "BLEU {:.1f}"),
+        ("gflops", "all", "{:.2f} GFLOPs"),
+    ):
+        if (value := base.value(name, task)) is not None:
+            parts.append(form.format(value))
+    if (latency := base.value("latency_s")) is not None:
+        parts.append(f"{1000 * latency:.0f} ms")
+    return f"{base.label} ({', '.join(parts)})"
 
 
 def _flops_line(view: View) -> list[str]:
-    if view.reference is None:
-        return []
-    known = [c for d in view.test_set.of(view.system) if (c := relative_flops(d, view.reference)) is not None]
+    known = [change for change, _ in changes_from(view.reference, view.test_set.of(view.system), "gflops")]
     if not known or min(known) <= -FLOPS_GOAL:
         return []
     return [f"60 % fewer FLOPs are not reached: the greatest change is {percent(min(known))}."]

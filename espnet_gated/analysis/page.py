@@ -39,6 +39,7 @@ th { font-weight: 600; color: var(--soft); text-align: right; vertical-align: bo
 td { text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th, td { padding: 5px 9px; }
 th:first-child, td:first-child { padding-left: 2px; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 48px; }
 .left { text-align: left; }
 .text { text-align: left; white-space: normal; min-width: 210px; }
 .strong td { font-weight: 600; }
@@ -137,6 +138,16 @@ class Page:
         body = "".join(line(row, "td") for row in rows)
         head = f"<thead>{line(header, 'th')}</thead>"
         self.blocks.append(f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>')
+
+    def side_by_side(self, tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Cell]]]]) -> None:
+        """Tables with headings (title, header, rows), next to each other where there is room."""
+        start = len(self.blocks)
+        for title, header, rows in tables:
+            self.blocks.append("<div>")
+            self.heading(title)
+            self.table(header, rows)
+            self.blocks.append("</div>")
+        self.blocks[start:] = [f'<div class="beside">{"".join(self.blocks[start:])}</div>']
 
     def figure(self, name: str, picture: bytes, caption: str) -> None:
         """A PNG inside the page; ``name`` is its file beside the page, without ending."""

@@ -33,7 +33,7 @@ STYLE: Any = {
 }
 DPI = 170
 WIDTH = 9.6
-COLUMNS = 6
+COLUMNS = 7
 BLUE, GREEN, ORANGE, PALE = "#0072B2", "#009E73", "#D55E00", "#9CC7E4"
 STACK_COLORS = {"encoder": ORANGE, "decoder": GREEN}
 BARS = 26
@@ -94,7 +94,7 @@ def level_panels(decodings: Sequence[Decoding], stack: str) -> list[list[Panel]]
 
 
 def contrast_panels(contrasts: Sequence[Contrast], table: GateTable) -> list[list[Panel]]:
-    """Differences of open share, one panel a pair of groups, one row a task; clear ones bold."""
+    """Differences of open share, one panel a pair of groups, clear ones bold; a row a task if one row is too short."""
     rows: dict[str, list[Panel]] = {}
     for pair in dict.fromkeys((c.group_a, c.group_b) for c in contrasts):
         of_pair = {c.module: c for c in contrasts if (c.group_a, c.group_b) == pair}
@@ -105,7 +105,8 @@ def contrast_panels(contrasts: Sequence[Contrast], table: GateTable) -> list[lis
         title = f"{first[1]}: {first[0]} − {second[0]}" if same_task else f"{pair[0]} − {pair[1]}"
         row = rows.setdefault(first[-1], [])
         row.append(Panel(title, table.grid(differences), table.grid(clear)))
-    return list(rows.values())
+    together = [panel for row in rows.values() for panel in row]
+    return [together] if len(together) <= COLUMNS else list(rows.values())
 
 
 def heat_maps(
@@ -114,7 +115,7 @@ def heat_maps(
     """Small multiples of layer x module on one colour scale, with the values written in percent.
 
     Args:
-        rows: panels, row by row; a row longer than six goes on below.
+        rows: panels, row by row; a row longer than seven goes on below.
         kinds: names of the columns of each panel.
         label: of the colour bar.
         cmap: colour map.
@@ -123,7 +124,9 @@ def heat_maps(
     wrapped = [row[i : i + COLUMNS] for row in rows for i in range(0, len(row), COLUMNS)]
     n_columns = max(len(row) for row in wrapped)
     layers = wrapped[0][0].grid.shape[0]
-    height = len(wrapped) * (0.55 + max(0.9, 0.235 * layers)) + 0.25 + 0.075 * max(map(len, kinds))
+    names = [kind.replace("forward_", "forward_\n") for kind in kinds]
+    written = [line for name in names for line in name.split("\n")]
+    height = len(wrapped) * (0.5 + max(0.9, 0.215 * layers)) + 0.3 + 0.075 * max(map(len, written))
     width = min(WIDTH, 1.1 + n_columns * max(1.45, 0.42 * len(kinds)))
     figure = _figure(width, height)
     grid: Any = figure.subplots(len(wrapped), n_columns, squeeze=False, sharex=True, sharey=True)
@@ -135,7 +138,7 @@ def heat_maps(
             axes.set_axis_off()
             continue
         image = _heat_map(axes, wrapped[i][j], cmap, limit, write=layers <= 12)
-        axes.set_xticks(range(len(kinds)), kinds, rotation=90)
+        axes.set_xticks(range(len(kinds)), names, rotation=90)
         step = 1 if layers <= 12 else 2
         axes.set_yticks(range(0, layers, step))
         nothing_below = i + 1 == len(wrapped) or j >= len(wrapped[i + 1])
@@ -232,8 +235,7 @@ def position_figure(curves: dict[str, FloatArray]) -> Figure:
 
 def _heat_map(axes: Axes, panel: Panel, cmap: str, limit: float | None, write: bool) -> Any:
     low, high = (0.0, 1.0) if limit is None else (-limit, limit)
-    colors = matplotlib.colormaps[cmap].copy()
-    colors.set_bad("#eeeeee")
+    colors = matplotlib.colormaps[cmap].with_extremes(bad="#eeeeee")
     image = axes.imshow(np.ma.masked_invalid(panel.grid), aspect="auto", cmap=colors, vmin=low, vmax=high)
     axes.set_title(panel.title, fontsize=8.2, pad=4)
     for spine in axes.spines.values():
@@ -247,7 +249,8 @@ def _heat_map(axes: Axes, panel: Panel, cmap: str, limit: float | None, write: b
             if not np.isnan(value):
                 depth = (value - low) / (high - low)
                 dark = depth > 0.6 if limit is None else abs(depth - 0.5) > 0.32
-                text = f"{100 * value:.0f}" if limit is None else f"{100 * value:+.0f}"
+                text = f"{100 * value:.0f}" if limit is None or abs(value) < 0.005 else f"{100 * value:+.0f}"
+                text = text.replace("-", "−" if text != "-0" else "")
                 bold = panel.bold is not None and bool(panel.bold[i, j])
                 shade = "white" if dark else "#333333" if bold or panel.bold is None else "#8a8a8a"
                 weight = "bold" if bold else "normal"

@@ -10,14 +10,14 @@ from pathlib import Path
 from espnet_gated.analysis import gate_sections
 from espnet_gated.analysis.comparisons import BETTER, SAME, Comparisons, compare
 from espnet_gated.analysis.environment import environment_section
-from espnet_gated.analysis.experiment import Decoding, Experiment, TestSet, read_experiment
+from espnet_gated.analysis.experiment import TASKS, Decoding, Experiment, TestSet, read_experiment
 from espnet_gated.analysis.findings import OPPOSITE, SEEN, Finding, View, percent, published_findings, relative
 from espnet_gated.analysis.frontier import frontier
-from espnet_gated.analysis.headline import PRICE_HEADER, difference, in_short, price_rows
+from espnet_gated.analysis.headline import PRICE_HEADER, base_line, difference, in_short, price_rows
 from espnet_gated.analysis.metrics import RESAMPLES
 from espnet_gated.analysis.page import Cell, Mark, Page
 from espnet_gated.analysis.plots import latency_figure, png, style
-from espnet_gated.analysis.results import language_tables
+from espnet_gated.analysis.results import label, language_tables
 from espnet_gated.analysis.speed import HEADER as SPEED_HEADER
 from espnet_gated.analysis.speed import STATS_FILE, speed_row
 from espnet_gated.analysis.table import number, text_table, with_interval
@@ -53,7 +53,7 @@ def make_report(expdir: str | Path, gated: str | None = None, resamples: int = R
         )
     date = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     names = ", ".join(f"{s.title} ({s.n} utterances)" for s in experiment.sets)
-    page = Page("Gated speech-to-text: what sparsity costs and where it goes", f"{names} · {date}")
+    page = Page("Gated speech-to-text: the price of sparsity", f"{names} · {date}")
     summary: list[str] = []
     with style():
         for test_set in experiment.sets:
@@ -74,7 +74,7 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
     page.short(lines)
     base = test_set.reference()
     if prices and base is not None:
-        page.heading(f"{gated} against {base.label}")
+        page.heading(f"{gated} against {base_line(base)}")
         page.table(PRICE_HEADER, prices, left=2)
     _systems(page, prefix, test_set, gated)
     _comparisons(page, prefix, comparisons)
@@ -84,9 +84,8 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
     _latency(page, prefix, test_set)
     summary = [f"{prefix}{line}" for line in lines]
     if prices:
-        against = f" against {base.label}" if base else ""
-        table = text_table([f"{gated}{against}", *PRICE_HEADER[1:]], prices, n_left=2)
-        summary.append(f"{prefix}prices\n{table}")
+        against = f" against {base_line(base)}" if base else ""
+        summary.append(f"{prefix}{gated}{against}:\n{text_table(PRICE_HEADER, prices, n_left=2)}")
     return summary
 
 
@@ -107,15 +106,21 @@ def _systems(page: Page, prefix: str, test_set: TestSet, gated: str | None) -> N
     against = f" Δ: against {base.label}; WER, GFLOPs and latency relative, BLEU absolute." if base else ""
     header = ["system", "reached enc/dec", "WER [95 %]", "Δ", "BLEU [95 %]", "Δ", "GFLOPs", "Δ", "Δ decoder"]
     page.table([*header, "latency", "Δ"], [_system_row(d, base) for d in test_set.decodings])
-    page.text(
-        f"Scores and FLOPs per task are in the figure; GFLOPs and latency here are over all utterances.{against}", True
-    )
+    page.text(f"Latency and FLOPs by task are in the figure, here they are over all utterances.{against}", soft=True)
+    counted = {t for t in TASKS for d in test_set.decodings if d.value("gflops", t) is not None}
+    scored = {t for t in TASKS for d in test_set.decodings if d.value("n", t)}
+    if counted and counted != scored:
+        page.text(f"FLOPs were measured on {counted.pop().upper()} utterances only.")
     rows = [row for d in test_set.decodings for row in d.rows.values()]
     tables = [t for t in language_tables(rows) if ": WER" in t[0] or ": BLEU" in t[0]]
-    for title, table_header, cells in tables:
-        if len(table_header) > 3:
-            page.heading(title)
-            page.table(table_header, cells)
+    names = {label(row): d.label for d in test_set.decodings for row in d.rows.values()}
+    page.side_by_side(
+        [
+            (title, [name.partition(" (")[0] for name in columns], [[names[row[0]], *row[1:]] for row in cells])
+            for title, columns, cells in tables
+            if len(columns) > 3
+        ]
+    )
 
 
 def _system_row(d: Decoding, base: Decoding | None) -> list[Cell]:
