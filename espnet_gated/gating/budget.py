@@ -33,9 +33,10 @@ def exact_budget(logits: Sequence[float], costs: Sequence[float], sparsity: floa
     if sparsity == 0.0:
         return [True] * len(logits)
     total = float(sum(costs))
-    bins = max(_BINS, 400 * len(costs))
+    # A multiple of the number of modules: equal costs are whole bins, and k of them fit where k are asked for.
+    bins = len(costs) * max(400, -(-_BINS // len(costs)))
     weights = [int(np.ceil(c / total * bins - 1e-6)) for c in costs]
-    budget = int(np.floor((1.0 - sparsity) * bins + 1e-6))
+    budget = int(np.floor((1.0 - sparsity + 1e-6) * bins))  # 2/3 may come as 0.666667
     # Rounding the costs up took some of the tolerance already.
     return _knapsack(np.asarray(logits, dtype=np.float64), weights, budget, int(0.95 * TOLERANCE * bins))
 
