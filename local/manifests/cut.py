@@ -1,0 +1,134 @@
+"""Cut the segments of recordings into audio files of their own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+from lhotse import Recording, SupervisionSegment
+from tqdm import tqdm
+
+from espnet_gated.data.audio import AudioError, Samples, read_spans
+from local.manifests.segments import Manifests
+
+FS = 16000
+FORMATS = ("flac", "wav")
+SLACK = 0.01  # seconds within which a segment is its whole recording
+SHORTEST_SHARE = 0.9  # of a segment that must lie within its recording, or the text is not all there
+UNREADABLE, OUTSIDE = "unreadable audio", "outside its recording"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The audio of one segment: a file with one channel at ``FS`` Hz."""
+
+    path: Path
+    num_samples: int
+
+
+def cut_segments(
+    manifests: Manifests, audio_dir: Path, audio_format: str = "flac", nj: int = 1, label: str = "cut"
+) -> tuple[dict[str, Clip], dict[str, str]]:
+    """Write one file for each segment, at ``FS`` Hz with one channel.
+
+    A file that is there is kept (its name holds its seconds), and each is written under another name first, so that a
+    run that was cut short goes on where it stopped. A recording that is one segment and such a file already is used as
+    it is.
+
+    Args:
+        manifests: lhotse's recordings and supervisions.
+        audio_dir: where the files go: ``<language>/<recording>/<start>-<end>.<format>``, in milliseconds.
+        audio_format: ``flac`` or ``wav``, of 16 bits.
+        nj: threads.
+        label: of the progress bar.
+
+    Returns:
+        Segment id → clip, and segment id → why there is none.
+
+    Raises:
+        MissingDecoderError: if the recordings take torchcodec or ffmpeg and there is neither.
+        ValueError: for an unknown format.
+    """
+    if audio_format not in FORMATS:
+        raise ValueError(f"audio_format must be one of {', '.join(FORMATS)}, got {audio_format!r} (--audio_format)")
+    recordings = {recording.id: recording for recording in manifests["recordings"]}
+    jobs: dict[str, list[SupervisionSegment]] = {}
+    for segment in manifests["supervisions"]:
+        jobs.setdefault(segment.recording_id, []).append(segment)
+    clips: dict[str, Clip] = {}
+    dropped: dict[str, str] = {}
+
+    def work(recording_id: str) -> list[tuple[str, Clip | str]]:
+        return list(_cut(recordings[recording_id], jobs[recording_id], audio_dir, audio_format))
+
+    total = sum(map(len, jobs.values()))
+    pool = ThreadPoolExecutor(max(1, nj))
+    try:
+        with tqdm(total=total, desc=label, unit="utt", mininterval=1.0) as bar:
+            for done in pool.map(work, jobs):
+                for segment_id, result in done:
+                    if isinstance(result, Clip):
+                        clips[segment_id] = result
+                    else:
+                        dropped[segment_id] = result
+                bar.update(len(done))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error the rest would be cut in vain
+    return clips, dropped
+
+
+def _cut(
+    recording: Recording, segments: Sequence[SupervisionSegment], audio_dir: Path, audio_format: str
+) -> Iterator[tuple[str, Clip | str]]:
+    """The clips of one recording, or why there are none."""
+    source = Path(recording.sources[0].source)
+    missing = []
+    for segment in segments:
+        path = source if _is_whole(recording, segment) else _path(audio_dir, segment, audio_format)
+        if path.is_file():
+            yield segment.id, Clip(path.resolve(), int(soundfile.info(path).frames))
+        else:
+            missing.append((segment, path))
+    spans = [(segment.start, segment.end) for segment, _ in missing]
+    left = [segment.id for segment, _ in missing]
+    try:
+        for (segment, path), samples in zip(missing, read_spans(source, spans, FS) if missing else (), strict=True):
+            left.pop(0)
+            if len(samples) < SHORTEST_SHARE * segment.duration * FS:
+                yield segment.id, OUTSIDE
+            else:
+                _write(path, samples, audio_format)
+                yield segment.id, Clip(path.resolve(), len(samples))
+    except AudioError as error:
+        tqdm.write(f"left out: {error}")
+        yield from ((segment_id, UNREADABLE) for segment_id in left)
+
+
+def _is_whole(recording: Recording, segment: SupervisionSegment) -> bool:
+    """Whether the recording's own file will do."""
+    suffix = Path(recording.sources[0].source).suffix.lower()
+    fits = recording.sampling_rate == FS and recording.num_channels == 1 and suffix in (".wav", ".flac")
+    return fits and segment.start <= SLACK and abs(segment.end - recording.duration) <= SLACK
+
+
+def _path(audio_dir: Path, segment: SupervisionSegment, audio_format: str) -> Path:
+    start, end = (round(1000 * seconds) for seconds in (segment.start, segment.end))
+    return audio_dir / segment.language / segment.recording_id / f"{start:07d}-{end:07d}.{audio_format}"
+
+
+def _write(path: Path, samples: Samples, audio_format: str) -> None:
+    """All of the file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temp = tempfile.mkstemp(dir=path.parent, prefix=".new-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        soundfile.write(temp, samples.clip(-1.0, 1.0), FS, subtype="PCM_16", format=audio_format.upper())
+        os.chmod(temp, 0o644)
+        os.replace(temp, path)
+    finally:
+        Path(temp).unlink(missing_ok=True)
