@@ -21,7 +21,7 @@ case "${scale}" in
         scale_options=(
             --nbpe 200
             --num_stats_utts 40
-            --s2t_args "--max_epoch 1 --num_iters_per_epoch 20 --valid_batch_size 12"
+            --s2t_args "--max_epoch 1 --num_iters_per_epoch 20 --batch_size 8 --valid_batch_size 12"
             --sparsities "0.0 0.5"
             --datadir smoke/data --dumpdir smoke/dump --expdir smoke/exp
         )
