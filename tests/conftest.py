@@ -1,5 +1,6 @@
 """One thread, and one reproducible draw of examples; ``--hypothesis-profile=search`` looks for new ones."""
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -9,3 +10,19 @@ COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCh
 settings.register_profile("law", max_examples=25, derandomize=True, **COMMON)
 settings.register_profile("search", max_examples=300, print_blob=True, **COMMON)
 settings.load_profile("law")
+
+
+@pytest.fixture(scope="session")
+def gated_checkpoint(tmp_path_factory):
+    """A tiny gated S2T model on disk."""
+    from tiny_checkpoint import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("gated"), gated=True)
+
+
+@pytest.fixture(scope="session")
+def dense_checkpoint(tmp_path_factory):
+    """The same weights in ESPnet's own classes."""
+    from tiny_checkpoint import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("dense"), gated=False)

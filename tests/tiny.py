@@ -91,14 +91,11 @@ def _spread(module: torch.nn.Module, seed: int) -> None:
 
 
 def nudge(predictor: torch.nn.Module, seed: int = 0, scale: float = 3.0) -> None:
-    """Make the logits of an untrained predictor depend strongly on features and context."""
+    """Make the logits of an untrained predictor depend strongly on features and, even more, on context."""
     generator = torch.Generator().manual_seed(seed + 2)
-    for parameter in predictor.parameters():
-        parameter.data += (
-            scale
-            * parameter.shape[-1] ** -0.5
-            * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-        )
+    for name, parameter in predictor.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        parameter.data += scale * (3.0 if name.startswith("context") else parameter.shape[-1] ** -0.5) * noise
 
 
 def encoders(gating: dict | None = None, seed: int = 0, **options: Any) -> tuple[Any, GatedEBranchformerEncoder]:
