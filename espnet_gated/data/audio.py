@@ -159,7 +159,7 @@ def _decode(path: Path, fs: int) -> Samples:
         return ffmpeg.decode(path, fs)
     from espnet_gated.data import g722  # compiled by numba when first used
 
-    samples: Samples = g722.decode(path.read_bytes()).astype(np.float32) / 32768
+    samples: Samples = (g722.decode(path.read_bytes()) / 32768).astype(np.float32)
     return resample(samples, G722_RATE, fs, path)
 
 
