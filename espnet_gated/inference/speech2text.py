@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from espnet.nets.beam_search import Hypothesis
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
 from torch import Tensor
 from torch.nn import functional as F
@@ -292,8 +293,20 @@ class Speech2Text(ESPnetSpeech2Text):
             wave = F.pad(wave, (0, longest - wave.numel()))
         return wave.to(device=self.device, dtype=getattr(torch, self.dtype))
 
+    def _check_length(self, samples: int) -> None:
+        """Raise TooShortUttError where the spectrogram could not mirror the ends of the audio."""
+        stft = getattr(getattr(self.s2t_model, "frontend", None), "stft", None)
+        if getattr(stft, "center", False) and samples <= stft.n_fft // 2:
+            raise TooShortUttError(
+                f"has {samples} samples and is too short for the spectrogram "
+                f"(it needs more than {stft.n_fft // 2} samples)",
+                samples,
+                stft.n_fft // 2,
+            )
+
     def _encode(self, speech: list[Tensor], context: GatingContext | None) -> list[_Encoded]:
         """Encode utterances of equal length together: ESPnet's convolutions would see the padding of unequal ones."""
+        self._check_length(min(s.numel() for s in speech))
         encoded: list[_Encoded | None] = [None] * len(speech)
         for group in _groups([s.numel() for s in speech]):
             batch = torch.stack([speech[i] for i in group])
