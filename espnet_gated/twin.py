@@ -71,6 +71,8 @@ def load_weights(model: nn.Module, path: str) -> None:
         raise ValueError(f"{path}: no such checkpoint") from None
     except Exception as error:  # pickle, zip and torch errors alike mean: not a checkpoint
         raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, Mapping) or not all(torch.is_tensor(value) for value in state.values()):
+        raise ValueError(f"{path}: not a checkpoint of weights (it holds a {type(state).__name__})")
     own = model.state_dict()
     wrong = [
         f"{name} is {tuple(state[name].shape)}, the configuration says {tuple(own[name].shape)}"
