@@ -23,6 +23,7 @@ case "${scale}" in
             --num_stats_utts 40
             --s2t_args "--max_epoch 1 --num_iters_per_epoch 20 --batch_size 8 --valid_batch_size 12"
             --sparsities "0.0 0.5"
+            --inference_args "--measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
             --datadir smoke/data --dumpdir smoke/dump --expdir smoke/exp
         )
         ;;
