@@ -1,6 +1,5 @@
 # make mini   the embedded recipe: from nothing to the table of results
 # make test   lint, types, shell and tests, with the smoke recipe
-# make bench  speed and FLOPs of this machine, written to docs/benchmarks.md
 # make lint   the static checks alone      make lock   resolve requirements.lock anew
 # All of them set up .venv by themselves: Python >= 3.10, gcc, git and make are enough.
 # Another interpreter: make PYTHON=python3.12 …
@@ -8,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: mini test bench lint lock venv
+.PHONY: mini test lint lock venv
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -29,9 +28,6 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck -x $(SHELL_FILES)
-
-bench: $(STAMP)
-	$(BIN)/python -m espnet_gated.bin.benchmark --output docs/benchmarks.md
 
 venv: $(STAMP)
 

@@ -26,6 +26,7 @@ from local.asterisk.audio import SAMPLE_RATE
 from local.asterisk.packages import FetchError, describe_debs, unpack_packages
 from local.asterisk.split import DEV, TEST, TRAIN, split_prompts
 from local.asterisk.transcripts import LANGUAGES
+from local.pairs import parse_pairs
 
 UNSEEN = "test_unseen_spk"
 
@@ -67,7 +68,7 @@ def prepare_asterisk(
     """
     data_dir, downloads_dir = Path(data_dir), Path(downloads_dir)
     _check_langs(langs)
-    pairs = corpus.parse_pairs(st_pairs, langs)
+    pairs = parse_pairs(st_pairs, langs)
     limits = corpus.Limits(min_seconds, max_seconds)
     voices = [v for v in corpus.VOICES if v.lang in langs and (v.official or second_voices)]
     names = sorted({v.package for v in voices} | {corpus.transcript_package(x) for x in langs})

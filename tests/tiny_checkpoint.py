@@ -44,11 +44,17 @@ class Checkpoint:
         return (self.folder / "tokens.txt").read_text(encoding="utf-8").split()
 
 
-def make_checkpoint(folder: Path, gated: bool, seed: int = 0, encoder_conf: dict | None = None) -> Checkpoint:
+def make_checkpoint(
+    folder: Path,
+    gated: bool,
+    seed: int = 0,
+    encoder_conf: dict | None = None,
+    special: SpecialTokens = SPECIAL,
+) -> Checkpoint:
     """Write a checkpoint; a gated and a dense one of the same seed share their weights."""
     register()
     files = Checkpoint(folder)
-    tokens = train_tokenizer(["ab abc cab bad cad dab ba ca"], folder, 26, SPECIAL)
+    tokens = train_tokenizer(["ab abc cab bad cad dab ba ca"], folder, 24 + len(special.times), special)
     config = S2TTask.get_default_config() | {
         "token_list": tokens,
         "token_type": "bpe",
@@ -69,7 +75,7 @@ def make_checkpoint(folder: Path, gated: bool, seed: int = 0, encoder_conf: dict
             "speech_resolution": 0.02,
             "notime_symbol": "<notimestamps>",
             "first_time_symbol": "<0.00>",
-            "last_time_symbol": "<30.00>",
+            "last_time_symbol": special.times[-1],
         },
     }
     config["encoder_conf"] |= encoder_conf or {}

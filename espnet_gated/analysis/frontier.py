@@ -81,19 +81,19 @@ def frontier(test_set: TestSet, gated: str | None) -> Figure | None:
     scores, prices = shown_scores(test_set), shown_prices(test_set)
     if not scores or not prices:
         return None
-    figure = Figure(
-        figsize=(4.9 * len(prices) + 0.4 if len(prices) > 1 else 6.6, 3.7 * len(scores)), layout="constrained"
-    )
+    panels = [(score, price) for score in scores for price in prices]
+    n_rows = max(1, len(panels) // 2)  # two beside each other
+    n_columns = len(panels) // n_rows
+    figure = Figure(figsize=(6.6 if n_columns == 1 else 5.0 * n_columns, 3.7 * n_rows), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(scores), len(prices), squeeze=False)
+    grid = figure.subplots(n_rows, n_columns, squeeze=False)
     waiting: list[tuple[Axes, list[Label], list[Line]]] = []
-    for i, (task, score, score_title) in enumerate(scores):
-        for j, (price, price_title) in enumerate(prices):
-            lines = series_lines(test_set, gated, task, score, price)
-            labels = _draw(grid[i, j], lines, may_be_log=score == "wer")
-            grid[i, j].set_xlabel(price_title)
-            grid[i, j].set_ylabel(score_title)
-            waiting.append((grid[i, j], labels, lines))
+    for axes, ((task, score, score_title), (price, price_title)) in zip(grid.flat, panels, strict=True):
+        lines = series_lines(test_set, gated, task, score, price)
+        labels = _draw(axes, lines, may_be_log=score == "wer")
+        axes.set_xlabel(price_title)
+        axes.set_ylabel(score_title)
+        waiting.append((axes, labels, lines))
     figure.canvas.draw()
     figure.set_layout_engine("none")  # labels are placed in a layout that must not move any more
     for axes, labels, lines in waiting:
@@ -236,18 +236,18 @@ def _place(axes: Axes, labels: Sequence[Label], lines: Sequence[Line]) -> None:
         for dx, dy in _offsets(width / scale, height / scale, label.needed):
             x, y = px + dx * scale, py + dy * scale
             box = Bbox.from_bounds(x, y, width, height)
-            cost = sum(_overlap(box, other) for other in taken) / (width * height)
+            cost = sum(weight * _covered(other, box) for other, weight in taken)
             if box.x0 < frame.x0 or box.x1 > frame.x1 + 4 * scale or box.y0 < frame.y0 or box.y1 > frame.y1:
                 cost += 4.0
-            cost += 0.004 * float(np.hypot(dx + width / scale / 2, dy + height / scale / 2))
+            cost += 0.012 * float(np.hypot(dx + width / scale / 2, dy + height / scale / 2))
             if best is None or cost < best[0]:
                 best = cost, dx, dy, box
         assert best is not None
-        if not label.needed and best[0] > 0.12:
+        if not label.needed and best[0] > 0.5:
             text.remove()
             continue
         text.set_position((best[1], best[2]))
-        taken.append(best[3])
+        taken.append((best[3], 4.0))
 
 
 def _offsets(width: float, height: float, needed: bool) -> list[tuple[float, float]]:
@@ -263,15 +263,15 @@ def _offsets(width: float, height: float, needed: bool) -> list[tuple[float, flo
     return found
 
 
-def _obstacles(axes: Axes, lines: Sequence[Line], scale: float) -> list[Bbox]:
-    """Boxes over markers and along lines, in pixels."""
-    boxes = []
+def _obstacles(axes: Axes, lines: Sequence[Line], scale: float) -> list[tuple[Bbox, float]]:
+    """Boxes over markers and along lines, in pixels, with what it costs to cover them."""
+    boxes: list[tuple[Bbox, float]] = []
     for line in lines:
         pixels = axes.transData.transform([(p.x, p.y) for p in line.points])
-        boxes += [_square(x, y, 4.0 * scale) for x, y in pixels]
+        boxes += [(_square(x, y, 3.5 * scale), 2.0) for x, y in pixels]
         for (x0, y0), (x1, y1) in zip(pixels[:-1], pixels[1:], strict=True):
             n = max(2, int(np.hypot(x1 - x0, y1 - y0) / (5 * scale)))
-            boxes += [_square(x0 + (x1 - x0) * t, y0 + (y1 - y0) * t, 1.5 * scale) for t in np.linspace(0, 1, n)]
+            boxes += [(_square(x0 + (x1 - x0) * t, y0 + (y1 - y0) * t, 1.5 * scale), 0.1) for t in np.linspace(0, 1, n)]
     return boxes
 
 
@@ -279,7 +279,8 @@ def _square(x: float, y: float, half: float) -> Bbox:
     return Bbox.from_extents(x - half, y - half, x + half, y + half)
 
 
-def _overlap(a: Bbox, b: Bbox) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return width * height if width > 0 and height > 0 else 0.0
+def _covered(box: Bbox, by: Bbox) -> float:
+    """Share of the smaller of two boxes that lies in both."""
+    width = min(box.x1, by.x1) - max(box.x0, by.x0)
+    height = min(box.y1, by.y1) - max(box.y0, by.y0)
+    return width * height / min(box.width * box.height, by.width * by.height) if width > 0 and height > 0 else 0.0

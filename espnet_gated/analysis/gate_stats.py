@@ -72,7 +72,8 @@ class Variation:
 class BudgetKept:
     """Sparsity asked of a stack and reached by it, over the utterances of a decoding.
 
-    ``low`` and ``high`` are the least and the greatest deviation (reached - asked) of an utterance.
+    ``low`` and ``high`` are the least and the greatest deviation (reached - asked) of an utterance; ``exact`` says
+    that every utterance was to keep the budget, not only their mean.
     """
 
     label: str
@@ -84,6 +85,7 @@ class BudgetKept:
     high: float
     outside: int
     n: int
+    exact: bool = False
 
     @property
     def deviation(self) -> float:
@@ -206,6 +208,7 @@ def budgets_kept(decodings: Sequence[Decoding]) -> list[BudgetKept]:
                     high=float(off.max()),
                     outside=int((np.abs(off) > TOLERANCE + 1e-9).sum()),
                     n=len(reached),
+                    exact=d.decode_meta.get("budget") == "exact",
                 )
             )
     return found

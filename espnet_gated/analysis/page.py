@@ -116,7 +116,7 @@ class Page:
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[Cell]], left: int = 1, text: Sequence[int] = ()
     ) -> None:
-        """A table.
+        """A table; columns in which no row has anything are left out.
 
         Args:
             header: column titles.
@@ -127,9 +127,13 @@ class Page:
 
         marks = {i for row in rows for i, cell in enumerate(row) if isinstance(cell, Mark)}
 
+        bare = {i for i in range(left, len(header)) if rows and all(row[i] in ("", "-") for row in rows)}
+
         def line(cells: Sequence[Cell], tag: str) -> str:
             out = []
             for i, cell in enumerate(cells):
+                if i in bare:
+                    continue
                 kind = "text" if i in text else "left" if i < left or i in marks else ""
                 content = _typeset(html.escape(cell)) if isinstance(cell, str) else _mark(cell)
                 out.append(f"<{tag}{f' class={kind}' if kind else ''}>{content}</{tag}>")

@@ -1,7 +1,8 @@
 """Train with ESPnet's trainer on the cores of one machine: one data-parallel process a core.
 
 Small models spend their time in small operators that two threads cannot share: two processes of one thread each, which
-average their gradients, took half the time of one process with two threads (docs/experiments.md). ESPnet knows distributed
+average their gradients, took half the time of one process with two threads (docs/experiments.md). ESPnet knows
+distributed
 training on CPU (gloo); this starts its processes and stops all of them when one fails.
 
     python -m espnet_gated.bin.cpu_train --processes 2 espnet2.bin.s2t_train --config … --output_dir …
@@ -84,7 +85,8 @@ def _wait(running: list[subprocess.Popen]) -> int | None:
 def main(cmd: list[str] | None = None) -> int:
     """Run the command line."""
     args = get_parser().parse_args(cmd)
-    # Being told to stop must stop the processes too: an exception runs what `finally` holds, the default action does not.
+    # Being told to stop must stop the processes too: an exception runs what `finally` holds, the default action does
+    # not.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if args.processes < 1:
         print(f"cpu_train: processes must be at least 1, got {args.processes} (--processes)", file=sys.stderr)

@@ -118,7 +118,8 @@ class CachedBeamSearch(BatchBeamSearch):
         frames = [memory.size(1)] * len(primers) if lengths is None else [int(n) for n in lengths]
         beams = [Beam(i, *self._length_bounds(n, maxlenratio, minlenratio)) for i, n in enumerate(frames)]
         start = self._start(beams, memory, frames, primers, gates)
-        state, gates = start, start.cache.gates
+        state: SearchState | None = start
+        gates = start.cache.gates
         detect_end = maxlenratio == 0.0
         step = 0
         while state is not None:

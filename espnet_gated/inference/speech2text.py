@@ -295,7 +295,7 @@ class Speech2Text(ESPnetSpeech2Text):
 
     def _check_length(self, samples: int) -> None:
         """Raise TooShortUttError where the spectrogram could not mirror the ends of the audio."""
-        stft = getattr(getattr(self.s2t_model, "frontend", None), "stft", None)
+        stft: Any = getattr(getattr(self.s2t_model, "frontend", None), "stft", None)
         if getattr(stft, "center", False) and samples <= stft.n_fft // 2:
             raise TooShortUttError(
                 f"has {samples} samples and is too short for the spectrogram "

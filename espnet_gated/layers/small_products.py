@@ -1,10 +1,13 @@
-"""Linear layers laid out once for the products of a decoding step: a few rows (the beam) times a large matrix, on a CPU.
+"""Linear layers laid out once for the products of a decoding step: a few rows (the beam) times a large matrix, on a
+CPU.
 
-Such a product is as fast as its weights are read. Microseconds on one core of a Xeon with AVX-512 and AMX, memory shared
+Such a product is as fast as its weights are read. Microseconds on one core of a Xeon with AVX-512 and AMX, memory
+shared
 with other jobs, torch 2.11, weights not in cache, rows 1 / 5 / 16:
 
 ============  ==========================  =================================  ===========================================
-product       ``F.linear``                other float32 layouts              bfloat16 ``F.linear`` → packed; dynamic int8
+product       ``F.linear``                other float32 layouts              bfloat16 ``F.linear`` → packed; dynamic
+int8
 ============  ==========================  =================================  ===========================================
 384 → 50,002  5,606 / 12,728 / 12,744     packed 5,315 / 6,703 / 9,156;      5,158 / 4,915 / 5,832 → 2,780 / 2,778 /
                                           (W @ x.T).T - / 12,535 / 12,348    5,070; 1,078 / 2,270 / 4,259
@@ -20,8 +23,10 @@ product       ``F.linear``                other float32 layouts              bfl
                                           by columns 6 / 6 / 9               28 / 32 / 29
 ============  ==========================  =================================  ===========================================
 
-So: the output layer is packed by oneDNN, up to :data:`FEW_ROWS` rows, beyond which nothing is gained; layers that do not
-narrow are stored by columns, which costs nothing; in bfloat16 every layer is packed. Names, shapes and the state dict stay.
+So: the output layer is packed by oneDNN, up to :data:`FEW_ROWS` rows, beyond which nothing is gained; layers that do
+not
+narrow are stored by columns, which costs nothing; in bfloat16 every layer is packed. Names, shapes and the state dict
+stay.
 """
 
 from __future__ import annotations

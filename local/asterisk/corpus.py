@@ -12,7 +12,6 @@ from espnet_gated.data.datadir import Utterance
 from local.asterisk.audio import SAMPLE_RATE, SUFFIXES, cache_16k
 from local.asterisk.transcripts import NO_SPEECH, Transcripts, read_transcripts
 
-ALL = "all"
 NO_AUDIO, NO_TRANSCRIPT = "no audio", "no transcript"
 TOO_LONG, TOO_SHORT, TOO_FAST = "too long", "too short", "text too long for audio"
 
@@ -200,23 +199,6 @@ def is_translation(source: str, target: str) -> bool:
     """Whether two texts of one prompt are of lengths that translations have."""
     short, long = sorted((len(source), len(target)))
     return long <= MAX_LENGTH_RATIO * short or long - short <= FREE_LENGTH_DIFFERENCE
-
-
-def parse_pairs(pairs: Iterable[str], langs: Collection[str]) -> set[tuple[str, str]]:
-    """Read ``fra-eng``, ``all-eng``, ``eng-all`` or ``all-all`` as (source, target) languages.
-
-    Raises:
-        ValueError: for anything else, or a language that is not among ``langs``.
-    """
-    known = (ALL, *sorted(langs))
-    wanted = set()
-    for pair in pairs:
-        source, dash, target = pair.partition("-")
-        if not dash or source not in known or target not in known or source == target != ALL:
-            raise ValueError(f"st_pairs must be source-target with each of {', '.join(known)}, got {pair!r}")
-        sources, targets = ([*langs] if lang == ALL else [lang] for lang in (source, target))
-        wanted |= {(s, t) for s in sources for t in targets if s != t}
-    return wanted
 
 
 def _fault(seconds: float, text: str, limits: Limits) -> str:

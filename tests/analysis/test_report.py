@@ -114,6 +114,7 @@ def test_budgets_by_hand(exp):
     k = kept["gated 0.7/0.7", "encoder"]
     assert k.reached == pytest.approx(0.7 + 0.06 / 16) and k.deviation == pytest.approx(0.06 / 16)
     assert (k.worst, k.outside, k.n) == (pytest.approx(0.06), 1, 16)
+    assert not k.exact  # the decoding does not say
     assert ("control", "encoder") not in kept and ("gated 0/0.5", "encoder") not in kept
 
 
@@ -286,6 +287,14 @@ def test_two_sets_are_told_apart(tmp_path):
     (exp / "dev" / "score.json").write_text(json.dumps([row | {"set": "dev"} for row in rows]))
     text = run(exp).text
     assert "mini/dev: In short" in text and "mini/test: In short" in text
+
+
+def test_an_exact_budget_is_every_utterances(tmp_path):
+    exp = small(tmp_path)
+    assert "on average" in run(exp).text
+    meta = exp / "gated_0.5_0.5" / "decode_meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"budget": "exact"}))
+    assert "not by every utterance" in run(exp).text
 
 
 def test_names_are_escaped(tmp_path):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from espnet_gated.data import g722
 from espnet_gated.data.datadir import read_data_dir
 from local.asterisk import audio, corpus, split, transcripts
+from local.pairs import parse_pairs
 from local.prepare_asterisk import get_parser, licence_notice, main, prepare_asterisk
 
 SETS = ("train", "dev", "test", "test_unseen_spk")
@@ -228,9 +229,9 @@ def test_bad_options(downloads, tmp_path, options, message):
 
 def test_pairs():
     langs = ("eng", "fra", "ita")
-    assert corpus.parse_pairs(["all-eng", "eng-ita"], langs) == {("fra", "eng"), ("ita", "eng"), ("eng", "ita")}
-    assert len(corpus.parse_pairs(["all-all"], langs)) == 6
-    assert corpus.parse_pairs([], langs) == set()
+    assert parse_pairs(["all-eng", "eng-ita"], langs) == {("fra", "eng"), ("ita", "eng"), ("eng", "ita")}
+    assert len(parse_pairs(["all-all"], langs)) == 6
+    assert parse_pairs([], langs) == set()
 
 
 def test_free_translations_are_no_translations():

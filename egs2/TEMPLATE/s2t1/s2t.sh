@@ -32,6 +32,7 @@ local_data_opts=     # options of local/data.sh
 filter_args=         # limits of lengths, for filtering and checking
 nbpe=1000
 token_args=          # options of bin.tokenize, such as "--time_resolution 30.0" for no time symbols between
+token_dir=           # existing bpe.model and tokens.txt (of a public model), in place of stage 3
 num_stats_utts=1000  # utterances for the statistics of the features (all: every one)
 
 # Models
@@ -78,7 +79,8 @@ done
 
 suffix=${tag:+_${tag}}
 raw="${dumpdir}/raw"
-token_dir="${dumpdir}/token_list/bpe${nbpe}"
+given_token_dir=${token_dir}
+: "${token_dir:=${dumpdir}/token_list/bpe${nbpe}}"
 stats_dir="${expdir}/s2t_stats${suffix}"
 given_dense_exp=${dense_exp}
 : "${dense_exp:=${expdir}/s2t_dense${suffix}}" "${control_args:=${gated_args}}"
@@ -192,13 +194,14 @@ if in_stage 2; then
                 cp "${datadir}/${dset}"/* "${raw}/${dset}"
             fi
             # shellcheck disable=SC2086
-            run "${dumpdir}/log/check_${dset}.log" p ${python} -m espnet_gated.bin.check_data "${raw}/${dset}" ${filter_args}
+            run "${dumpdir}/log/check_${dset}.log" p ${python} -m espnet_gated.bin.check_data "${raw}/${dset}" ${filter_args} \
+                ${given_token_dir:+--token_list "${token_dir}/tokens.txt"}
             finish
         fi
     done
 fi
 
-if in_stage 3; then
+if in_stage 3 && [ -z "${given_token_dir}" ]; then
     log "Stage 3: token list"
     if begin "${token_dir}" tokens "${raw}/${train_set}"/{text,text.ctc} "${nbpe}" "${langs}" "${tasks}" "${token_args}"; then
         # shellcheck disable=SC2086

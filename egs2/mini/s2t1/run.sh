@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The embedded corpus: German, French and Italian speech from a synthesiser, recognised and translated into English.
-#   ./run.sh                  from nothing to the table of results, about 40 minutes on 2 CPU cores
+#   ./run.sh                  from nothing to the table of results on 2 CPU cores
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
 # All other options go to s2t.sh (./s2t.sh --help).
 set -euo pipefail

@@ -1,0 +1,245 @@
+"""The decoding command: what it writes, and one clear line for bad input with nothing half-written."""
+
+import json
+import sys
+
+import pytest
+import soundfile
+import torch
+import yaml
+from tiny_checkpoint import FS, make_checkpoint, make_data_dir, wave
+
+from espnet_gated.__main__ import main as launch
+from espnet_gated.bin import s2t_inference
+
+FILES = {"text", "token", "token_int", "score", "text_nospecial"}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return make_data_dir(tmp_path_factory.mktemp("data") / "test")
+
+
+def arguments(checkpoint, out, **options):
+    options = {
+        "s2t_train_config": checkpoint.config,
+        "s2t_model_file": checkpoint.weights,
+        "bpemodel": checkpoint.bpemodel,
+        "output_dir": out,
+        "beam_size": 2,
+        "dtype": "float64",
+        "log_level": "WARNING",
+    } | options
+    return [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def run(checkpoint, out, **options):
+    return s2t_inference.main(arguments(checkpoint, out, **options))
+
+
+def read(path):
+    return dict(line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def stats_of(out):
+    return {row["utt_id"]: row for row in map(json.loads, (out / "decode_stats.jsonl").open(encoding="utf-8"))}
+
+
+def test_a_decoding_directory(gated_checkpoint, data_dir, tmp_path):
+    out = tmp_path / "decode"
+    options = {"sparsity": "0.3,0.6", "nbest": 2, "measure_flops": "true", "flops_every": 2, "system": "gated_30_60"}
+    assert run(gated_checkpoint, out, data_dir=data_dir, **options) == 0
+    assert (
+        {f.name for f in (out / "1best_recog").iterdir()} == FILES == {f.name for f in (out / "2best_recog").iterdir()}
+    )
+    tokens = read(out / "1best_recog" / "token")
+    assert tokens["a-asr"].startswith("<deu> <asr> <notimestamps>") and tokens["b-st_eng"].startswith("<ita> <st_eng>")
+    stats = stats_of(out)
+    assert list(stats) == ["a-asr", "b-st_eng", "c-asr"]
+    for row in stats.values():
+        assert row["skipped_encoder"] >= 0.3 - 1e-5 and row["skipped_decoder"] >= 0.6 - 1e-5
+        assert (row["sparsity_encoder"], row["sparsity_decoder"], row["engine"]) == (0.3, 0.6, "gated")
+        assert set(row["gates_encoder"].values()) <= {0.0, 1.0}
+    assert [row["gflops"] is not None for row in stats.values()] == [True, False, True]
+    assert stats["b-st_eng"]["lang"] == "ita" and stats["b-st_eng"]["task"] == "st_eng"
+    assert stats["a-asr"]["seconds"] == pytest.approx(0.5)
+    meta = json.loads((out / "decode_meta.json").read_text(encoding="utf-8"))
+    assert meta["system"] == "gated_30_60" and meta["checkpoint"] == str(gated_checkpoint.weights)
+
+
+def test_batches_write_what_single_utterances_write(gated_checkpoint, data_dir, tmp_path):
+    outs = [tmp_path / f"batch_{size}" for size in (1, 3)]
+    for out, size in zip(outs, (1, 3), strict=True):
+        assert run(gated_checkpoint, out, data_dir=data_dir, sparsity=0.5, batch_size=size) == 0
+    assert read(outs[0] / "1best_recog" / "token") == read(outs[1] / "1best_recog" / "token")
+    tables = [{utt: (r["gates_encoder"], r["gates_decoder"]) for utt, r in stats_of(out).items()} for out in outs]
+    assert tables[0] == tables[1]
+
+
+def test_both_engines_write_the_same_on_dense_weights(dense_checkpoint, data_dir, tmp_path):
+    outs = [tmp_path / engine for engine in ("espnet", "gated")]
+    for out in outs:
+        assert run(dense_checkpoint, out, data_dir=data_dir, engine=out.name, measure_flops="true") == 0
+    for name in FILES - {"score"}:
+        assert read(outs[0] / "1best_recog" / name) == read(outs[1] / "1best_recog" / name)
+    theirs, ours = (stats_of(out)["a-asr"] for out in outs)
+    assert ours["gflops_encoder"] == pytest.approx(theirs["gflops_encoder"], rel=0.01)
+    assert ours["gflops_decoder"] < theirs["gflops_decoder"]
+
+
+def test_stock_espnet_decodes_the_gated_checkpoint(gated_checkpoint, data_dir, tmp_path, monkeypatch):
+    """Through the launcher, with ESPnet's own search; the sparsity comes from the environment."""
+    monkeypatch.setattr("sys.argv", list(sys.argv))
+    monkeypatch.setenv("ESPNET_GATED_SPARSITY", "0.4")
+    key = tmp_path / "one"
+    key.write_text("a-asr\n", encoding="utf-8")
+    common = {"lang_sym": "<deu>", "task_sym": "<asr>", "key_file": key, "ngpu": 0, "num_workers": 0}
+    triple = f"{data_dir / 'wav.scp'},speech,sound"
+    stock = arguments(gated_checkpoint, tmp_path / "stock", data_path_and_name_and_type=triple, **common)
+    launch(["-m", "espnet2.bin.s2t_inference", *stock])
+    monkeypatch.delenv("ESPNET_GATED_SPARSITY")
+    assert run(gated_checkpoint, tmp_path / "ours", data_path_and_name_and_type=triple, sparsity=0.4, **common) == 0
+    for name in ("text", "token"):
+        expected = read(tmp_path / "stock" / "1best_recog" / name)
+        assert list(expected) == ["a-asr"]
+        assert read(tmp_path / "ours" / "1best_recog" / name) == expected
+
+
+# -- bad input ----------------------------------------------------------------------------------------
+@pytest.fixture
+def own_data(tmp_path):
+    """A data directory to spoil."""
+    return make_data_dir(tmp_path / "data")
+
+
+def assert_refused(capsys, out, code, *words):
+    """A non-zero exit, one line with these words, no traceback, and no trace of a directory."""
+    assert code == 1
+    complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("s2t_inference: ")]
+    assert len(complaints) == 1, complaints
+    for word in words:
+        assert str(word) in complaints[0]
+    assert not [p for p in out.parent.iterdir() if out.name in p.name]
+
+
+@pytest.mark.parametrize("sparsity", ["1.3", "-0.1", "0.2,1.0", "half"])
+def test_impossible_sparsity(gated_checkpoint, own_data, tmp_path, capsys, sparsity):
+    out = tmp_path / "decode"
+    code = run(gated_checkpoint, out, data_dir=own_data, sparsity=sparsity)
+    assert_refused(capsys, out, code, "sparsity must be", "--sparsity", sparsity.split(",")[-1])
+
+
+def test_missing_audio(gated_checkpoint, own_data, tmp_path, capsys):
+    (own_data / "b-st_eng.wav").unlink()
+    out = tmp_path / "decode"
+    assert_refused(capsys, out, run(gated_checkpoint, out, data_dir=own_data), "b-st_eng", "b-st_eng.wav")
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no audio", b"RIFF____WAVE"])
+def test_unreadable_audio_after_some_that_was_decoded(gated_checkpoint, own_data, tmp_path, capsys, content):
+    """The last utterance is broken: nothing of the first ones is left either."""
+    (own_data / "c-asr.wav").write_bytes(content)
+    out = tmp_path / "decode"
+    assert_refused(capsys, out, run(gated_checkpoint, out, data_dir=own_data), "utterance c-asr", "c-asr.wav")
+
+
+def test_empty_audio(gated_checkpoint, own_data, tmp_path, capsys):
+    soundfile.write(own_data / "a-asr.wav", wave(0.0), FS)
+    out = tmp_path / "decode"
+    assert_refused(capsys, out, run(gated_checkpoint, out, data_dir=own_data), "a-asr", "empty")
+
+
+@pytest.mark.parametrize("samples", [1, 40, 64, 65, 300])
+def test_audio_too_short(gated_checkpoint, own_data, tmp_path, capsys, samples):
+    """Shorter than a window of the frontend, or than the subsampling needs."""
+    soundfile.write(own_data / "b-st_eng.wav", wave(samples / FS), FS)
+    out = tmp_path / "decode"
+    code = run(gated_checkpoint, out, data_dir=own_data, pad_to_speech_length="false")
+    assert_refused(capsys, out, code, "b-st_eng", "too short")
+
+
+def test_padded_audio_is_never_too_short(gated_checkpoint, own_data, tmp_path):
+    soundfile.write(own_data / "b-st_eng.wav", wave(40 / FS), FS)
+    assert run(gated_checkpoint, tmp_path / "decode", data_dir=own_data) == 0
+
+
+def test_checkpoint_of_another_shape(gated_checkpoint, own_data, tmp_path, capsys):
+    other = make_checkpoint(tmp_path / "other", gated=True, encoder_conf={"linear_units": 24})
+    out = tmp_path / "decode"
+    code = run(gated_checkpoint, out, data_dir=own_data, s2t_model_file=other.weights)
+    assert_refused(capsys, out, code, other.weights, "does not fit", "feed_forward", "24", "16")
+
+
+@pytest.mark.parametrize("change", ["unknown", "missing", "garbage", "list", "absent"])
+def test_checkpoint_that_is_none(gated_checkpoint, own_data, tmp_path, capsys, change):
+    state = torch.load(gated_checkpoint.weights)
+    name = "encoder.encoders.0.attn.linear_q.weight"
+    path, words = tmp_path / "weights.pth", [name]
+    if change == "unknown":
+        state["encoder.adapter.weight"] = state[name]
+        words = ["unknown encoder.adapter.weight"]
+    elif change == "missing":
+        del state[name]
+        words = [f"missing {name}"]
+    if change == "garbage":
+        path.write_bytes(b"no checkpoint at all")
+        words = ["not a readable checkpoint"]
+    elif change == "list":
+        torch.save([1, 2], path)
+        words = ["not a"]
+    elif change == "absent":
+        words = ["no such file"]
+    else:
+        torch.save(state, path)
+    out = tmp_path / "decode"
+    assert_refused(capsys, out, run(gated_checkpoint, out, data_dir=own_data, s2t_model_file=path), path, *words)
+
+
+def test_unknown_language(gated_checkpoint, own_data, tmp_path, capsys):
+    (own_data / "utt2lang").write_text("a-asr deu\nb-st_eng xyz\nc-asr deu\n", encoding="utf-8")
+    out = tmp_path / "decode"
+    assert_refused(capsys, out, run(gated_checkpoint, out, data_dir=own_data), "<xyz> is not in the token list")
+
+
+def test_data_that_is_not_there(gated_checkpoint, own_data, tmp_path, capsys):
+    out = tmp_path / "decode"
+    code = run(gated_checkpoint, out, data_dir=tmp_path / "nowhere")
+    assert_refused(capsys, out, code, tmp_path / "nowhere" / "wav.scp", "no such file")
+    code = run(gated_checkpoint, out)
+    assert_refused(capsys, out, code, "--data_dir", "--data_path_and_name_and_type")
+    key = tmp_path / "keys"
+    key.write_text("a-asr\nz-asr\n", encoding="utf-8")
+    code = run(gated_checkpoint, out, data_dir=own_data, key_file=key)
+    assert_refused(capsys, out, code, key, "z-asr")
+    (own_data / "wav.scp").write_text("a-asr\n", encoding="utf-8")
+    code = run(gated_checkpoint, out, data_dir=own_data)
+    assert_refused(capsys, out, code, f"{own_data / 'wav.scp'}:1", "a-asr")
+
+
+def test_a_configuration_that_is_none(gated_checkpoint, own_data, tmp_path, capsys):
+    out = tmp_path / "decode"
+    code = run(gated_checkpoint, out, data_dir=own_data, s2t_train_config=tmp_path / "nowhere.yaml")
+    assert_refused(capsys, out, code, "nowhere.yaml", "no such file")
+    config = yaml.safe_load(gated_checkpoint.config.read_text(encoding="utf-8"))
+    config["encoder_conf"]["gating"] = {"target_sparsity": 1.3}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    code = run(gated_checkpoint, out, data_dir=own_data, s2t_train_config=tmp_path / "config.yaml")
+    assert_refused(capsys, out, code, "sparsity must be in [0, 1), got 1.3 (gating.target_sparsity)")
+
+
+def test_the_knob_is_not_for_dense_models(dense_checkpoint, own_data, tmp_path, capsys):
+    out = tmp_path / "decode"
+    code = run(dense_checkpoint, out, data_dir=own_data, sparsity=0.5)
+    assert_refused(capsys, out, code, "dense checkpoint", "--sparsity")
+    code = run(dense_checkpoint, out, data_dir=own_data, sparsity=0.5, engine="espnet")
+    assert_refused(capsys, out, code, "--engine gated", "--sparsity")
+
+
+def test_a_failed_run_leaves_earlier_results_alone(gated_checkpoint, own_data, tmp_path, capsys):
+    out = tmp_path / "decode"
+    assert run(gated_checkpoint, out, data_dir=own_data) == 0
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    (own_data / "c-asr.wav").write_bytes(b"no audio")
+    assert run(gated_checkpoint, out, data_dir=own_data) == 1
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert [p.name for p in tmp_path.iterdir() if "decode" in p.name] == ["decode"]
