@@ -1,0 +1,231 @@
+"""``Speech2Text``: ESPnet's results on dense weights (law 4), batches that are their rows (law 3), and the knob."""
+
+import logging
+
+import pytest
+import torch
+from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_checkpoint import FS, make_checkpoint, wave
+
+from espnet_gated import Speech2Text
+from espnet_gated.inference.search import CachedBeamSearch
+from espnet_gated.inference.speech2text import Request
+
+LANGS, TASKS = ("<deu>", "<ita>", "<eng>"), ("<asr>", "<st_eng>")
+
+
+F64 = {"dtype": "float64", "beam_size": 3, "lang_sym": "<deu>"}
+
+
+def load(checkpoint, cls=Speech2Text, **options):
+    return cls(str(checkpoint.config), str(checkpoint.weights), **F64 | options)
+
+
+@pytest.fixture(scope="module")
+def gated(gated_checkpoint):
+    return load(gated_checkpoint)
+
+
+@pytest.fixture(autouse=True)
+def default_sparsity(gated):
+    gated.set_sparsity()
+    gated.pad_to_speech_length = True
+
+
+def assert_same_results(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a[:4] == b[:4]
+        assert a[4].yseq.tolist() == b[4].yseq.tolist()
+        assert float(a[4].score) == pytest.approx(float(b[4].score), abs=1e-8)
+
+
+# -- law 4 --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("options", [{}, {"nbest": 4, "beam_size": 4}, {"penalty": 0.5, "normalize_length": True}])
+def test_dense_weights_give_espnet_s_results(gated_checkpoint, dense_checkpoint, options):
+    """Dense checkpoint in ESPnet, in ours, and in a gated model whose gates are open."""
+    espnet = load(dense_checkpoint, ESPnetSpeech2Text, **options)
+    dense = load(dense_checkpoint, **options)
+    opened = load(gated_checkpoint, sparsity=0.0, **options)
+    converted = Speech2Text(gated_checkpoint.config, dense_checkpoint.weights, budget="open", **F64 | options)
+    assert isinstance(dense.beam_search, CachedBeamSearch)
+    for seed, call in enumerate(({}, {"lang_sym": "<ita>", "task_sym": "<st_eng>"}, {"text_prev": "ab cad"})):
+        expected = espnet(wave(0.5, seed), **call)
+        for speech2text in (dense, opened, converted):
+            assert_same_results(speech2text(wave(0.5, seed), **call), expected)
+    assert not dense.is_gated and opened.is_gated
+
+
+def test_timestamps_and_long_audio_are_espnet_s(dense_checkpoint):
+    espnet, ours = load(dense_checkpoint, ESPnetSpeech2Text), load(dense_checkpoint)
+    assert_same_results(ours(wave(0.5), predict_time=True), espnet(wave(0.5), predict_time=True))
+    two_dimensional = wave(1.5)[:, None]  # longer than the model takes, with a channel axis
+    assert_same_results(ours(two_dimensional), espnet(two_dimensional))
+    assert_same_results(ours(torch.tensor(wave(0.5))), espnet(torch.tensor(wave(0.5))))
+    with pytest.raises(ValueError, match=r"speech must be \(samples,\) or \(samples, 1\), got \(10, 2\)"):
+        ours(torch.zeros(10, 2))
+
+
+def test_intermediate_ctc_is_espnet_s(tmp_path):
+    conf = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
+    dense = make_checkpoint(tmp_path, gated=False, encoder_conf=conf)
+    expected, expected_layers = load(dense, ESPnetSpeech2Text)(wave(0.5))
+    results, layers = load(dense)(wave(0.5))
+    assert_same_results(results, expected)
+    assert layers == expected_layers and set(layers) == {1}
+
+
+# -- law 3 --------------------------------------------------------------------------------------------
+requests = st.lists(
+    st.builds(
+        Request,
+        speech=st.tuples(st.sampled_from([0.3, 0.45, 0.45, 0.8]), st.integers(0, 3)).map(lambda a: wave(*a)),
+        lang_sym=st.sampled_from(LANGS),
+        task_sym=st.sampled_from(TASKS),
+        text_prev=st.sampled_from([None, None, "ab", "cad ab"]),
+        predict_time=st.sampled_from([False, False, True]),
+    ),
+    min_size=2,
+    max_size=5,
+)
+
+
+@given(requests=requests, sparsity=st.sampled_from([0.0, 0.3, 0.6]), pad=st.booleans())
+@settings(max_examples=20)
+def test_a_batch_is_its_rows(gated, requests, sparsity, pad):
+    """Unequal lengths, languages, tasks, gates and primers."""
+    gated.pad_to_speech_length = pad
+    gated.set_sparsity(sparsity)
+    together = gated.decode_batch(requests)
+    stats = gated.stats
+    assert len(together) == len(stats) == len(requests)
+    for request, result, stat in zip(requests, together, stats, strict=True):
+        alone = gated.decode_batch([request])
+        assert_same_results(result, alone[0])
+        assert stat.gates == gated.stats[0].gates and stat.steps == gated.stats[0].steps
+        assert stat.skipped == pytest.approx(gated.stats[0].skipped, abs=1e-6)
+        assert all(share >= sparsity - 1e-5 for share in stat.skipped.values())
+        assert stat.seconds == pytest.approx(len(request.speech) / FS)
+
+
+def test_rows_of_a_batch_run_different_modules(gated):
+    """What the law above is worth."""
+    gated.set_sparsity(0.5)
+    gated.decode_batch([Request(wave(0.5, seed), lang_sym=lang) for seed, lang in enumerate(LANGS)])
+    for stack in ("encoder", "decoder"):
+        assert len({tuple(s.gates[stack].values()) for s in gated.stats}) > 1
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_a_batch_that_does_not_fit_is_halved(gated, monkeypatch, caplog, error):
+    items = [Request(wave(0.3, seed), lang_sym=LANGS[seed % 3]) for seed in range(5)]
+    expected = [gated.decode_batch([item])[0] for item in items]
+    sizes, decode = [], gated._decode
+
+    def limited(requests):
+        sizes.append(len(requests))
+        if len(requests) > 1:
+            raise error("too much")
+        return decode(requests)
+
+    monkeypatch.setattr(gated, "_decode", limited)
+    with caplog.at_level(logging.WARNING):
+        results = gated.decode_batch(items)
+    for a, b in zip(results, expected, strict=True):
+        assert_same_results(a, b)
+    assert sizes == [5, 2, 1, 1, 3, 1, 2, 1, 1] and len(gated.stats) == 5
+    assert "halving the batch" in caplog.text
+    monkeypatch.setattr(gated, "_decode", lambda requests: (_ for _ in ()).throw(error("too much")))
+    with pytest.raises(error):
+        gated.decode_batch(items[:1])
+
+
+# -- the knob -----------------------------------------------------------------------------------------
+def test_every_utterance_keeps_the_budget_it_is_given(gated):
+    for sparsity, expected in (
+        (None, (0.5, 0.5)),
+        (0.3, (0.3, 0.3)),
+        ("0.2,0.7", (0.2, 0.7)),
+        ((0.6, None), (0.6, 0.5)),
+    ):
+        gated.set_sparsity(sparsity)
+        gated(wave(0.4))
+        skipped = gated.stats[0].skipped
+        assert skipped["encoder"] >= expected[0] - 1e-5 and skipped["decoder"] >= expected[1] - 1e-5
+    gated(wave(0.4), sparsity=0.0)
+    assert all(v == 1.0 for table in gated.stats[0].gates.values() for v in table.values())
+    assert set(gated.stats[0].gates) == {"encoder", "decoder"}
+    assert "0.attn" in gated.stats[0].gates["encoder"] and "1.src_attn" in gated.stats[0].gates["decoder"]
+
+
+def test_the_language_can_change_the_gates(gated):
+    gated.set_sparsity(0.5)
+    tables = []
+    for lang in LANGS:
+        gated(wave(0.4), lang_sym=lang)
+        tables.append(gated.stats[0].gates)
+    for stack in ("encoder", "decoder"):
+        assert len({tuple(table[stack].values()) for table in tables}) > 1
+
+
+def test_measured_flops_fall(gated):
+    counts = []
+    for sparsity in (0.0, 0.6):
+        gated.set_sparsity(sparsity)
+        counts.append(gated.measure_flops(Request(wave(0.4))))
+    assert counts[1]["encoder"] < counts[0]["encoder"] and counts[1]["decoder"] < counts[0]["decoder"]
+
+
+@pytest.mark.parametrize("sparsity", [1.3, "1.3", "-0.1", (0.5, 1.0)])
+def test_impossible_sparsity(gated, sparsity):
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
+        gated.set_sparsity(sparsity)
+
+
+def test_a_dense_checkpoint_has_no_knob(dense_checkpoint):
+    with pytest.raises(ValueError, match="was asked of a dense checkpoint"):
+        load(dense_checkpoint, sparsity=0.5)
+    assert load(dense_checkpoint, sparsity=0.0)(wave(0.3))
+
+
+def test_unknown_symbols_are_named(gated):
+    with pytest.raises(ValueError, match=r"<xyz> is not in the token list \(--lang_sym\)"):
+        gated(wave(0.3), lang_sym="<xyz>")
+    with pytest.raises(ValueError, match=r"<st_xyz> is not in the token list \(--task_sym\)"):
+        gated(wave(0.3), task_sym="<st_xyz>")
+
+
+# -- loading ------------------------------------------------------------------------------------------
+def test_a_folder_is_a_pretrained_model(gated_checkpoint, gated, tmp_path):
+    folder = Speech2Text.from_pretrained(str(gated_checkpoint.folder), dtype="float64", beam_size=3, lang_sym="<deu>")
+    assert_same_results(folder(wave(0.4)), gated(wave(0.4)))
+    with pytest.raises(ValueError, match=r"needs config.yaml and a .pth file \(--model_tag\)"):
+        Speech2Text.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_other_precisions_decode(gated_checkpoint, dtype):
+    speech2text = load(gated_checkpoint, dtype=dtype, sparsity=0.5)
+    (result, *_) = speech2text(wave(0.4))
+    assert result[1][:3] == ["<deu>", "<asr>", "<notimestamps>"] and torch.isfinite(result[4].score)
+    assert all(share >= 0.5 - 1e-5 for share in speech2text.stats[0].skipped.values())
+
+
+def test_dynamic_int8_decodes_with_gates(gated_checkpoint):
+    quantized = load(gated_checkpoint, dtype="float32", quantize_s2t_model=True, sparsity=0.5)
+    plain = load(gated_checkpoint, dtype="float32", sparsity=0.5)
+    assert type(quantized.s2t_model.decoder.output_layer) is not torch.nn.Linear
+    assert type(quantized.s2t_model.decoder.gate_predictor.output) is torch.nn.Linear
+    results = [speech2text(wave(0.4, 1)) for speech2text in (quantized, plain)]
+    assert all(share >= 0.5 - 1e-5 for share in quantized.stats[0].skipped.values())
+    assert results[0][0][1][:3] == results[1][0][1][:3]
+
+
+@pytest.mark.parametrize("cls", ["config", "weights"])
+def test_missing_files_are_named(gated_checkpoint, cls):
+    paths = {"config": gated_checkpoint.config, "weights": gated_checkpoint.weights}
+    paths[cls] = gated_checkpoint.folder / "nowhere"
+    with pytest.raises(ValueError, match="nowhere: no such file"):
+        Speech2Text(paths["config"], paths["weights"])
