@@ -62,6 +62,7 @@ $(sed -nE '/^help_message/q; s/^([a-z_][a-z0-9_]*)=(.*)$/    --\1 \2/p' "$0")"
 . utils/parse_options.sh
 . utils/steps.sh
 . utils/trainer_options.sh
+. utils/decoding.sh
 . ./path.sh
 
 [ $# -eq 0 ] || die "words that are no option: $*"
@@ -96,6 +97,13 @@ trap 'kill -TERM 0' INT # background decoders do not see Ctrl-C
 
 in_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]]; }
 
+# check SET TOKEN_LIST: the first problems of a data directory are shown, all of them are in the log.
+check() {
+    # shellcheck disable=SC2086
+    run "${dumpdir}/log/check_$1.log" 1,5p ${python} -m espnet_gated.bin.check_data "${raw}/$1" \
+        ${2:+--token_list "$2"} ${filter_args}
+}
+
 # train DIR CONFIG INIT_PARAM ARGS: one training with ESPnet's trainer, resumed where it stopped.
 train() {
     local dir=$1 config=$2 init=$3 args=$4 shapes launcher=(-m espnet_gated -m)
@@ -122,56 +130,6 @@ train() {
     fi
 }
 
-# One line a decoding: system, experiment, engine, sparsity, directory, set
-list_decodings() {
-    local system sparsity dset end
-    for dset in ${test_sets}; do
-        end="${inference_tag:+_${inference_tag}}/${dset} ${dset}"
-        for system in ${systems}; do
-            case "${system}" in
-                espnet) echo "espnet ${dense_exp} espnet - ${dense_exp}/decode_espnet${end}" ;;
-                dense) echo "dense ${dense_exp} gated - ${dense_exp}/decode_dense${end}" ;;
-                control) echo "control ${control_exp} gated - ${control_exp}/decode${end}" ;;
-                gated)
-                    for sparsity in ${sparsities}; do
-                        echo "gated ${gated_exp} gated ${sparsity} ${gated_exp}/decode_s${sparsity//,/_}${end}"
-                    done
-                    ;;
-                *) die "unknown system '${system}' in --systems (espnet, dense, control, gated)" ;;
-            esac
-        done
-    done
-}
-
-# decode EXP DIR OPTIONS…: one set with one system, by ${inference_nj} processes whose results are joined.
-decode() {
-    local exp=$1 dir=$2 code=0 pids=() job file out threads
-    shift 2
-    mkdir -p "${dir}/log"
-    threads=$((OMP_NUM_THREADS > inference_nj ? OMP_NUM_THREADS / inference_nj : 1))
-    split -n "r/${inference_nj}" -a 3 --numeric-suffixes=1 "${data}/text" "${dir}/log/keys."
-    for job in $(seq -f '%03g' "${inference_nj}"); do
-        out="${dir}/log/output.${job}"
-        [ "${inference_nj}" -gt 1 ] || out=${dir}
-        # shellcheck disable=SC2086
-        OMP_NUM_THREADS=${threads} run "${dir}/log/decode.${job}.log" "" \
-            ${python} -m espnet_gated.bin.s2t_inference --config "${inference_config}" --data_dir "${data}" \
-            --key_file "${dir}/log/keys.${job}" --s2t_train_config "${exp}/config.yaml" \
-            --s2t_model_file "${exp}/${inference_s2t_model}" --output_dir "${out}" --seed "${seed}" "$@" &
-        pids+=($!)
-    done
-    for job in "${pids[@]}"; do wait "${job}" || code=$?; done
-    [ "${code}" -eq 0 ] || exit "${code}"
-    if [ "${inference_nj}" -gt 1 ]; then
-        mkdir -p "${dir}/1best_recog"
-        for file in "${dir}"/log/output.001/1best_recog/*; do
-            cat "${dir}"/log/output.*/1best_recog/"${file##*/}" | LC_ALL=C sort >"${dir}/1best_recog/${file##*/}"
-        done
-        cat "${dir}"/log/output.*/decode_stats.jsonl | LC_ALL=C sort >"${dir}/decode_stats.jsonl"
-        cp "${dir}/log/output.001/decode_meta.json" "${dir}"
-    fi
-}
-
 decodings=$(list_decodings)
 [ "${gpu_inference}" = true ] && inference_ngpu=1 || inference_ngpu=0
 
@@ -193,9 +151,7 @@ if in_stage 2; then
             else
                 cp "${datadir}/${dset}"/* "${raw}/${dset}"
             fi
-            # shellcheck disable=SC2086
-            run "${dumpdir}/log/check_${dset}.log" p ${python} -m espnet_gated.bin.check_data "${raw}/${dset}" ${filter_args} \
-                ${given_token_dir:+--token_list "${token_dir}/tokens.txt"}
+            check "${dset}" "${given_token_dir:+${token_dir}/tokens.txt}"
             finish
         fi
     done
@@ -207,6 +163,7 @@ if in_stage 3 && [ -z "${given_token_dir}" ]; then
         # shellcheck disable=SC2086
         run "${token_dir}/tokenize.log" p ${python} -m espnet_gated.bin.tokenize --text "${raw}/${train_set}"/{text,text.ctc} \
             --output_dir "${token_dir}" --nbpe "${nbpe}" --langs ${langs} --tasks ${tasks} ${token_args}
+        for dset in "${train_set}" "${valid_set}" ${test_sets}; do check "${dset}" "${token_dir}/tokens.txt"; done
         finish
     fi
 fi

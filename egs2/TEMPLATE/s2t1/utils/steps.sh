@@ -81,7 +81,7 @@ run() {
     "$@" 2>&1 | tee -a "${logfile}" | stdbuf -oL tr '\r' '\n' | sed -unE "${_bars}
 ${show}" || code=$?
     if [ "${code}" -ne 0 ]; then
-        tail -n 20 "${logfile}" >&2
+        tail -n 10 "${logfile}" >&2
         log "Error: exit code ${code} of '${*:1:4} …'. The whole log: ${logfile}" >&2
         exit "${code}"
     fi

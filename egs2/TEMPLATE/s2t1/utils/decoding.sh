@@ -1,0 +1,52 @@
+# Which decodings there are, and how one is run. Reads the variables of s2t.sh.
+# shellcheck shell=bash disable=SC2154
+
+# One line a decoding: system, experiment, engine, sparsity, directory, set
+list_decodings() {
+    local system sparsity dset end
+    for dset in ${test_sets}; do
+        end="${inference_tag:+_${inference_tag}}/${dset} ${dset}"
+        for system in ${systems}; do
+            case "${system}" in
+                espnet) echo "espnet ${dense_exp} espnet - ${dense_exp}/decode_espnet${end}" ;;
+                dense) echo "dense ${dense_exp} gated - ${dense_exp}/decode_dense${end}" ;;
+                control) echo "control ${control_exp} gated - ${control_exp}/decode${end}" ;;
+                gated)
+                    for sparsity in ${sparsities}; do
+                        echo "gated ${gated_exp} gated ${sparsity} ${gated_exp}/decode_s${sparsity//,/_}${end}"
+                    done
+                    ;;
+                *) die "unknown system '${system}' in --systems (espnet, dense, control, gated)" ;;
+            esac
+        done
+    done
+}
+
+# decode EXP DIR OPTIONS…: one set with one system, by ${inference_nj} processes whose results are joined.
+decode() {
+    local exp=$1 dir=$2 code=0 pids=() job file out threads
+    shift 2
+    mkdir -p "${dir}/log"
+    threads=$((OMP_NUM_THREADS > inference_nj ? OMP_NUM_THREADS / inference_nj : 1))
+    split -n "r/${inference_nj}" -a 3 --numeric-suffixes=1 "${data}/text" "${dir}/log/keys."
+    for job in $(seq -f '%03g' "${inference_nj}"); do
+        out="${dir}/log/output.${job}"
+        [ "${inference_nj}" -gt 1 ] || out=${dir}
+        # shellcheck disable=SC2086
+        OMP_NUM_THREADS=${threads} run "${dir}/log/decode.${job}.log" "" \
+            ${python} -m espnet_gated.bin.s2t_inference --config "${inference_config}" --data_dir "${data}" \
+            --key_file "${dir}/log/keys.${job}" --s2t_train_config "${exp}/config.yaml" \
+            --s2t_model_file "${exp}/${inference_s2t_model}" --output_dir "${out}" --seed "${seed}" "$@" &
+        pids+=($!)
+    done
+    for job in "${pids[@]}"; do wait "${job}" || code=$?; done
+    [ "${code}" -eq 0 ] || exit "${code}"
+    if [ "${inference_nj}" -gt 1 ]; then
+        mkdir -p "${dir}/1best_recog"
+        for file in "${dir}"/log/output.001/1best_recog/*; do
+            cat "${dir}"/log/output.*/1best_recog/"${file##*/}" | LC_ALL=C sort >"${dir}/1best_recog/${file##*/}"
+        done
+        cat "${dir}"/log/output.*/decode_stats.jsonl | LC_ALL=C sort >"${dir}/decode_stats.jsonl"
+        cp "${dir}/log/output.001/decode_meta.json" "${dir}"
+    fi
+}
