@@ -20,6 +20,8 @@ class GatingConfig:
         modules: attribute names that may close; ``None``: all the family has.
         target_sparsity: share to skip in training; a range ``(low, high)`` draws one for each utterance.
         dense_prob: share of the utterances that train with everything open when a range is drawn.
+        anchors: targets that deserve more training than others in the range, because results are reported at them.
+        anchor_prob: share of the utterances (of those that are not dense) that train at one of ``anchors``.
         sparsity_unit: what a share counts: ``flops`` or ``modules``.
         sampler: ``gumbel`` (straight-through Gumbel-Softmax) or ``budget`` (perturb and keep the best within the
             budget).
@@ -27,6 +29,8 @@ class GatingConfig:
         noise: scale of the budget sampler's noise, start and end, annealed linearly.
         anneal_steps: training updates until temperature and noise are at their end.
         warmup_steps: training updates over which the target rises from 0.
+        freeze_steps: training updates after which masks are final: decided as at inference, without a gradient to the
+            predictor, so closed modules cost nothing in training either; 0: never.
         hidden_units: width of the predictor.
         condition_on: what the predictor may see: any of ``features``, ``context``, ``sparsity`` (ablations drop some).
         inference_sparsity: share to skip where the caller asks for none; ``None``: the target, or 0 for a range.
@@ -38,12 +42,15 @@ class GatingConfig:
     modules: tuple[str, ...] | None = None
     target_sparsity: float | tuple[float, float] = 0.5
     dense_prob: float = 0.2
+    anchors: tuple[float, ...] = ()
+    anchor_prob: float = 0.5
     sparsity_unit: str = "flops"
     sampler: str = "gumbel"
     temperature: tuple[float, float] = (2.0, 0.5)
     noise: tuple[float, float] = (1.0, 0.0)
     anneal_steps: int = 1000
     warmup_steps: int = 0
+    freeze_steps: int = 0
     hidden_units: int = 32
     condition_on: tuple[str, ...] = CONDITIONS
     inference_sparsity: float | None = None
@@ -66,8 +73,14 @@ class GatingConfig:
             _one_of("condition_on", name, CONDITIONS)
         if min(self.temperature) <= 0:
             raise ValueError(f"gating.temperature must be > 0, got {self.temperature}")
-        if not 0.0 <= self.dense_prob <= 1.0:
-            raise ValueError(f"gating.dense_prob must be in [0, 1], got {self.dense_prob}")
+        for value in self.anchors:
+            if not low <= value <= high:
+                raise ValueError(f"gating.anchors must be within gating.target_sparsity, {low} to {high}, got {value}")
+        for name in ("dense_prob", "anchor_prob"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"gating.{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.freeze_steps < 0:
+            raise ValueError(f"gating.freeze_steps must be at least 0, got {self.freeze_steps}")
         for name in ("hidden_units", "nominal_length", "nominal_memory"):
             if getattr(self, name) < 1:
                 raise ValueError(f"gating.{name} must be at least 1, got {getattr(self, name)}")

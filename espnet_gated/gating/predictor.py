@@ -90,6 +90,11 @@ class GatePredictor(torch.nn.Module):
         """Whether training draws masks within each utterance's budget."""
         return self.config.sampler == "budget"
 
+    @property
+    def frozen(self) -> bool:
+        """Whether training has come to the updates in which masks are final."""
+        return 0 < self.config.freeze_steps <= int(self.num_updates)
+
     # -- deciding ---------------------------------------------------------------------------------
     def forward(self, pooled: Tensor) -> Gates:
         """Decide the gates of a batch, under ``current`` context and ``policy``.
@@ -100,7 +105,7 @@ class GatePredictor(torch.nn.Module):
         Returns:
             Gates of the M modules; also kept in ``last``.
         """
-        if self.training:
+        if self.training and not self.frozen:
             gates = self._sample(pooled)
         elif self.policy.budget == "open":
             gates = all_open(pooled.size(0), self.names, self.costs, pooled)
@@ -141,6 +146,10 @@ class GatePredictor(torch.nn.Module):
         if not self.training:
             return torch.full((batch,), 0.5 * (low + high), device=device)
         target = low + (high - low) * torch.rand(batch, device=device)
+        if self.config.anchors:
+            anchors = target.new_tensor(self.config.anchors)
+            drawn = anchors[torch.randint(len(anchors), (batch,), device=device)]
+            target = torch.where(torch.rand_like(target) < self.config.anchor_prob, drawn, target)
         if high > low:
             target = target * (torch.rand_like(target) >= self.config.dense_prob)
         return target * self._progress(self.config.warmup_steps)

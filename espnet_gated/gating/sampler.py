@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from espnet_gated.gating.budget import exact_budgets
+
 
 def logistic_noise(like: Tensor) -> Tensor:
     """Difference of two Gumbel variables, of the shape of ``like``."""
@@ -32,9 +34,9 @@ def gumbel_gates(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 def budget_gates(
     logits: Tensor, costs: Tensor, sparsity: Tensor, temperature: float, noise: float
 ) -> tuple[Tensor, Tensor]:
-    """Perturb the logits and keep the best until each utterance's budget is spent (straight-through).
+    """Perturb the logits and keep the best that each utterance's budget allows (straight-through).
 
-    Every sample meets its own budget as exact decoding does, so training sees the masks that inference uses.
+    Every sample meets its own budget by the rule of exact decoding, so training sees the masks that inference uses.
 
     Args:
         logits: (B, M).
@@ -47,16 +49,10 @@ def budget_gates(
         gates (B, M) in {0, 1} with the soft gradient; soft (B, M).
     """
     scores = logits + noise * logistic_noise(logits) if noise > 0 else logits
-    order = scores.detach().argsort(dim=-1, descending=True)
-    spent = costs.to(logits)[order].cumsum(-1)
-    # A module is kept when the middle of its cost lies within the budget: unbiased, where «all of it» would skip too
-    # much.
-    middle = spent - 0.5 * costs.to(logits)[order]
-    keep_sorted = middle <= (1.0 - sparsity)[:, None]
-    hard = torch.zeros_like(scores).scatter(-1, order, keep_sorted.to(scores))
+    chosen = exact_budgets(scores.detach().double().cpu().numpy(), costs.tolist(), sparsity.double().cpu().numpy())
+    hard = torch.from_numpy(chosen).to(scores)
     # The threshold lies between the worst that is kept and the best that is dropped. It keeps its gradient, so that
-    # raising
-    # all logits alike, which changes no mask, gains nothing.
+    # raising all logits alike, which changes no mask, gains nothing.
     kept = torch.where(hard > 0, scores, scores.new_full((), torch.inf)).amin(-1, keepdim=True)
     dropped = torch.where(hard > 0, scores.new_full((), -torch.inf), scores).amax(-1, keepdim=True)
     low = torch.where(dropped.isinf(), kept - 2.0, dropped)

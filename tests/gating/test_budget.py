@@ -1,15 +1,17 @@
 """Law 6: a budget is a promise."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_gated.gating.budget import TOLERANCE, exact_budget
+from espnet_gated.gating.budget import TOLERANCE, _knapsack, exact_budget, thresholds
 from espnet_gated.gating.config import GatingConfig
 from espnet_gated.gating.context import GatingContext
 from espnet_gated.gating.costs import shares
 from espnet_gated.gating.predictor import GatePredictor
+from espnet_gated.gating.sampler import budget_gates
 
 ROUNDING = 0.005  # costs are rounded up to bins of 1/200 of a mean module
 
@@ -48,12 +50,13 @@ def test_the_budget_is_used(problem, sparsity):
 @given(problem=problems(most=8), sparsity=st.floats(0.01, 0.99))
 @settings(max_examples=50)
 def test_it_is_the_best_choice(problem, sparsity):
-    """Near the budget no other subset has a greater sum of logits; far from it none would be nearer."""
+    """Near the budget no other subset has a greater sum of margins; far from it none would be nearer."""
     logits, costs = problem
     opened = exact_budget(logits, costs, sparsity)
+    border = thresholds(np.array([logits]), np.array(costs), np.array([sparsity]))[0]
 
     def value(chosen):
-        return sum(v for v, is_open in zip(logits, chosen, strict=True) if is_open)
+        return sum(v - border for v, is_open in zip(logits, chosen, strict=True) if is_open)
 
     others = [[bool(code >> i & 1) for i in range(len(costs))] for code in range(2 ** len(costs))]
     fitting = [other for other in others if skipped(other, costs) >= sparsity + ROUNDING]
@@ -73,6 +76,46 @@ def test_zero_opens_everything_and_one_closes_it(problem):
 
 def test_equal_modules_are_ranked_by_logit():
     assert exact_budget([3.0, 1.0, 2.0, 0.0], [0.25] * 4, 0.5) == [True, False, True, False]
+
+
+@given(problem=problems(), sparsity=st.floats(0.05, 0.95), shift=st.sampled_from([-8.0, -1.0, 1.0, 8.0]))
+@settings(max_examples=100)
+def test_what_is_added_to_all_logits_changes_nothing(problem, sparsity, shift):
+    logits, costs = problem
+    logits = [round(v, 2) for v in logits]
+    moved = exact_budget([v + shift for v in logits], costs, sparsity)
+    opened = exact_budget(logits, costs, sparsity)
+
+    def value(chosen):
+        return sum(v for v, is_open in zip(logits, chosen, strict=True) if is_open)
+
+    # Equally good sets may swap by a rounding error.
+    assert moved == opened or value(moved) == pytest.approx(value(opened), abs=1e-6)
+
+
+@given(sparsity=st.floats(0.01, 0.99), seed=st.integers(0, 1000))
+@settings(max_examples=50)
+def test_bins_of_costs_find_what_the_list_of_sets_finds(sparsity, seed):
+    """Few costs: all sets are listed. Many: they are searched in bins, which may leave a rounding of the budget unused."""
+    generator = np.random.default_rng(seed)
+    costs = np.array([0.057, 0.061, 0.049] * 6)
+    costs /= costs.sum()
+    logits = generator.normal(size=18)
+    listed = np.array(exact_budget(logits.tolist(), costs.tolist(), sparsity))
+    margins = logits - thresholds(logits[None], costs, np.array([sparsity]))
+    binned = _knapsack(margins, costs, sparsity)
+    assert (margins * binned).sum() <= (margins * listed).sum() + 1e-9
+    assert skipped(binned, costs) <= skipped(listed, costs) + TOLERANCE + ROUNDING
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_masks_are_those_of_training(sparsity):
+    generator = torch.Generator().manual_seed(0)
+    costs = torch.tensor([0.057, 0.061, 0.049] * 6)
+    logits = 2.0 * torch.randn(40, 18, generator=generator)
+    trained, _ = budget_gates(logits, costs, torch.full((40,), sparsity), 1.0, 0.0)
+    for row, gates in zip(logits, trained, strict=True):
+        assert exact_budget(row.tolist(), costs.tolist(), round(float(np.float32(sparsity)), 6)) == gates.bool().tolist()
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.1, float("nan")])

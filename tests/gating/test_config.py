@@ -21,6 +21,12 @@ BAD = {
     "temperature": ({"temperature": [1.0, 0.0]}, "gating.temperature must be > 0"),
     "noise": ({"noise": [1.0]}, r"gating.noise takes two numbers, got \[1.0\]"),
     "dense_prob": ({"dense_prob": 1.5}, r"gating.dense_prob must be in \[0, 1\], got 1.5"),
+    "anchor_prob": ({"anchor_prob": -1}, r"gating.anchor_prob must be in \[0, 1\], got -1"),
+    "anchors": (
+        {"target_sparsity": [0.0, 0.5], "anchors": [0.7]},
+        "gating.anchors must be within gating.target_sparsity, 0.0 to 0.5, got 0.7",
+    ),
+    "freeze_steps": ({"freeze_steps": -1}, "gating.freeze_steps must be at least 0, got -1"),
     "hidden_units": ({"hidden_units": 0}, "gating.hidden_units must be at least 1, got 0"),
     "nominal_length": ({"nominal_length": 0}, "gating.nominal_length must be at least 1, got 0"),
     "nominal_memory": ({"nominal_memory": -5}, "gating.nominal_memory must be at least 1, got -5"),

@@ -188,6 +188,28 @@ def test_targets_are_drawn_from_their_range_after_a_ramp():
     assert predictor.eval().draw_targets(3).tolist() == pytest.approx([0.4] * 3)  # validation: the middle
 
 
+def test_anchors_are_drawn_more_often():
+    predictor = make(target_sparsity=(0.2, 0.6), dense_prob=0.2, anchors=(0.3, 0.5), anchor_prob=0.5).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        targets = predictor.draw_targets(8000)
+    for anchor in (0.3, 0.5):
+        assert float(torch.isclose(targets, torch.tensor(anchor)).float().mean()) == pytest.approx(0.2, abs=0.02)
+    assert float((targets == 0).float().mean()) == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("sampler", ["gumbel", "budget"])
+def test_frozen_masks_are_those_of_inference_and_skip_for_real(sampler):
+    predictor = make(sampler=sampler, freeze_steps=10).train()
+    predictor.current = context(decoder=0.5)
+    assert predictor(POOLED).soft
+    predictor.num_updates.fill_(10)
+    frozen = predictor(POOLED)
+    assert not frozen.soft and not frozen.values.requires_grad
+    decided = predictor.eval()(POOLED)
+    assert torch.equal(frozen.values, decided.values)
+
+
 @pytest.mark.parametrize("sampler", ["gumbel", "budget"])
 def test_the_sampler_anneals(sampler):
     """The backward slope at an undecided gate is 1 / (4 · temperature)."""

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet_gated.gating.budget import TOLERANCE
 from espnet_gated.gating.sampler import budget_gates, gumbel_gates, logistic_noise
 
 COSTS = torch.tensor([1.0, 2.0, 3.0, 1.5, 2.5, 2.0] * 4) / 48
@@ -58,21 +59,22 @@ def test_gumbel_gates_open_with_the_probability_of_their_logit():
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_budget_gates_meet_the_budget_on_average(sparsity):
-    """Each draw is within half a module of it, and the rounding has no bias."""
+def test_budget_gates_meet_every_budget(sparsity):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        values, _ = sample("budget", torch.zeros(20000, len(COSTS)), sparsity)
+        values, _ = sample("budget", torch.zeros(2000, len(COSTS)), sparsity)
     skipped = 1.0 - values @ COSTS
-    assert float(skipped.mean()) == pytest.approx(sparsity, abs=0.02)
-    assert float((skipped - sparsity).abs().max()) <= 0.5 * float(COSTS.max()) + 1e-5
+    assert float(skipped.min()) >= sparsity - 1e-5
+    assert float(skipped.max()) <= sparsity + TOLERANCE + 1e-5
+    assert len(values.round().unique(dim=0)) > 100
 
 
 @given(sparsity=st.floats(0, 0.99), seed=st.integers(0, 99))
 def test_budget_gates_keep_the_best(sparsity, seed):
-    """Without noise: no closed module has a better logit than an open one."""
+    """Without noise, and where modules cost the same: no closed module has a better logit than an open one."""
     logits = random_logits(seed=seed)
-    values, _ = sample("budget", logits, sparsity, noise=0.0)
+    costs = torch.full_like(COSTS, 1 / len(COSTS))
+    values, _ = budget_gates(logits, costs, torch.full((len(logits),), sparsity), 1.0, 0.0)
     kept = torch.where(values > 0.5, logits, torch.inf).amin(-1)
     dropped = torch.where(values > 0.5, -torch.inf, logits).amax(-1)
     assert (kept >= dropped).all()
