@@ -93,7 +93,7 @@ def budget_in_order(order: Sequence[int], costs: Sequence[float], sparsity: floa
 def _best_sets(
     margins: np.ndarray, kinds: tuple[float, ...], kind_of: tuple[int, ...], sparsity: np.ndarray
 ) -> np.ndarray:
-    """Modules of one cost are taken in their order, so a set is known by how many it takes of each kind: list them all."""
+    """Modules of one cost are taken in order, so a set is known by how many it takes of each kind: list them all."""
     sizes, weights = _sizes_of_sets(kinds, kind_of)
     values = np.zeros((len(margins), len(sizes)))
     rank = np.empty(margins.shape, dtype=int)  # place of a module within its kind
