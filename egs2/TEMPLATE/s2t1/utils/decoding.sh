@@ -1,7 +1,8 @@
 # Which decodings there are, and how one is run. Reads the variables of s2t.sh.
 # shellcheck shell=bash disable=SC2154
 
-# One line a decoding: system, experiment, engine, sparsity, directory, set
+# One line a decoding: system, experiment, engine, sparsity, directory, set.
+# fixed and random are baselines of the gated checkpoint: one mask for everyone, and random masks, of the same cost.
 list_decodings() {
     local system sparsity dset end
     for dset in ${test_sets}; do
@@ -16,7 +17,12 @@ list_decodings() {
                         echo "gated ${gated_exp} gated ${sparsity} ${gated_exp}/decode_s${sparsity//,/_}${end}"
                     done
                     ;;
-                *) die "unknown system '${system}' in --systems (espnet, dense, control, gated)" ;;
+                fixed | random)
+                    for sparsity in ${baseline_sparsities}; do
+                        echo "${system} ${gated_exp} gated ${sparsity} ${gated_exp}/decode_${system}_s${sparsity//,/_}${end}"
+                    done
+                    ;;
+                *) die "unknown system '${system}' in --systems (espnet, dense, control, gated, fixed, random)" ;;
             esac
         done
     done
