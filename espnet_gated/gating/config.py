@@ -29,6 +29,8 @@ class GatingConfig:
         noise: scale of the budget sampler's noise, start and end, annealed linearly.
         anneal_steps: training updates until temperature and noise are at their end.
         warmup_steps: training updates over which the target rises from 0.
+        prior: scale of the logits that fine-tuning starts from: layers far from each other stay, those between them go
+            first (:func:`espnet_gated.gating.predictor.spread_layers`); 0: all modules start alike.
         freeze_steps: training updates after which masks are final: decided as at inference, without a gradient to the
             predictor, so closed modules cost nothing in training either; 0: never.
         hidden_units: width of the predictor.
@@ -50,6 +52,7 @@ class GatingConfig:
     noise: tuple[float, float] = (1.0, 0.0)
     anneal_steps: int = 1000
     warmup_steps: int = 0
+    prior: float = 0.0
     freeze_steps: int = 0
     hidden_units: int = 32
     condition_on: tuple[str, ...] = CONDITIONS
@@ -79,8 +82,9 @@ class GatingConfig:
         for name in ("dense_prob", "anchor_prob"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"gating.{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.freeze_steps < 0:
-            raise ValueError(f"gating.freeze_steps must be at least 0, got {self.freeze_steps}")
+        for name in ("prior", "freeze_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"gating.{name} must be at least 0, got {getattr(self, name)}")
         for name in ("hidden_units", "nominal_length", "nominal_memory"):
             if getattr(self, name) < 1:
                 raise ValueError(f"gating.{name} must be at least 1, got {getattr(self, name)}")

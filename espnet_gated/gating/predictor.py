@@ -75,7 +75,8 @@ class GatePredictor(torch.nn.Module):
         self.context = ContextEncoder([], width)
         self.output = torch.nn.Linear(width, len(self.names))
         torch.nn.init.normal_(self.output.weight, std=0.1 * width**-0.5)
-        torch.nn.init.zeros_(self.output.bias)
+        with torch.no_grad():
+            self.output.bias.copy_(config.prior * spread_layers([layer for layer, _ in self.names]))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
         self.current: GatingContext | None = None
         self.policy = InferencePolicy()
@@ -216,6 +217,29 @@ class GatePredictor(torch.nn.Module):
         if sparsity is not None:
             sparsity = check_sparsity(sparsity, f"--sparsity of the {self.stack}")
         self.policy = InferencePolicy(sparsity, budget, **more)  # type: ignore[arg-type]
+
+
+def spread_layers(layers: Sequence[int]) -> Tensor:
+    """Which layers to keep before anything is learned: the first, the last, then always the one farthest from these.
+
+    Pruned depth is regained best when the layers that stay are spread evenly (every other layer, Fan et al., ICLR
+    2020; distilled Transformers start from such layers too). Gradients alone find this slowly: of many redundant
+    self-attentions each can close at no loss, but not all of them.
+
+    Args:
+        layers: (M,) layer of each module.
+
+    Returns:
+        (M,) from 1 (kept longest) to -1 (closed first), the same for all modules of a layer.
+    """
+    left = sorted(set(layers))
+    kept = [left.pop(0), *([left.pop()] if left else [])]
+    while left:
+        farthest = max(left, key=lambda layer: min(abs(layer - other) for other in kept))
+        left.remove(farthest)
+        kept.append(farthest)
+    step = 2.0 / max(1, len(kept) - 1)
+    return torch.tensor([1.0 - step * kept.index(layer) for layer in layers])
 
 
 def pool(features: Tensor, mask: Tensor | None = None) -> Tensor:

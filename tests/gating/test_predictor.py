@@ -6,7 +6,7 @@ import torch
 from espnet_gated.gating.config import GatingConfig
 from espnet_gated.gating.context import GatingContext, parse_fields
 from espnet_gated.gating.costs import shares
-from espnet_gated.gating.predictor import GatePredictor, pool
+from espnet_gated.gating.predictor import GatePredictor, pool, spread_layers
 
 NAMES = [(layer, name) for layer in range(3) for name in ("self_attn", "src_attn", "feed_forward")]
 COSTS = shares([3.0, 2.0, 1.0] * 3)
@@ -196,6 +196,17 @@ def test_anchors_are_drawn_more_often():
     for anchor in (0.3, 0.5):
         assert float(torch.isclose(targets, torch.tensor(anchor)).float().mean()) == pytest.approx(0.2, abs=0.02)
     assert float((targets == 0).float().mean()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_prior_keeps_layers_far_from_each_other():
+    order = spread_layers([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5])
+    kept = sorted({layer // 2 for layer in range(12) if order[layer] > 0})
+    assert kept == [0, 2, 5] and float(order.max()) == 1.0 and float(order.min()) == -1.0
+    assert spread_layers([3, 3]).tolist() == [1.0, 1.0]
+    predictor = make(lively=False, prior=5.0)
+    predictor.current = context(decoder=1 / 3)
+    opened = predictor(POOLED).values[0].bool().tolist()
+    assert [name for name, is_open in zip(NAMES, opened, strict=True) if not is_open] == NAMES[3:6]  # the middle layer
 
 
 @pytest.mark.parametrize("sampler", ["gumbel", "budget"])
