@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,8 +17,17 @@ def _sdpa_on_cpu(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = Non
     return sdpa_flop_count(tuple(query.shape), tuple(key.shape), tuple(value.shape))
 
 
-_sdpa_on_cpu._get_raw = True  # type: ignore[attr-defined]
-CPU_OPERATORS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_on_cpu}
+def _linear(x: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+    return 2 * math.prod(x.shape) * out_val.shape[-1]
+
+
+_sdpa_on_cpu._get_raw = _linear._get_raw = True  # type: ignore[attr-defined]
+CPU_OPERATORS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_on_cpu,
+    torch.ops.mkldnn._linear_pointwise: _linear,
+    torch.ops.quantized.linear_dynamic: _linear,
+    torch.ops.quantized.linear_dynamic_fp16: _linear,
+}
 
 
 def measure_flops(fn: Callable[[], T]) -> tuple[T, float]:

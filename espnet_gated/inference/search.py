@@ -24,6 +24,7 @@ from espnet_gated.decoder import GatedTransformerDecoder
 from espnet_gated.gating.gates import Gates
 from espnet_gated.inference.cache import DecoderCache
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
+from espnet_gated.inference.topk import top_k
 
 NEVER_POSITIVE = ("decoder", "ctc", "lm", "ngram", "scorefilter")
 """Scorers whose increments are log-probabilities: they bound what a running hypothesis can still gain."""
@@ -51,6 +52,16 @@ class SearchState:
     cache: DecoderCache
     memory: Tensor  # (U, T, size)
     states: dict[str, Any]  # other scorers' states
+
+
+@dataclass(frozen=True)
+class _Extensions:
+    """The best extensions of each utterance's hypotheses, (U, W) each."""
+
+    total: Tensor
+    previous: Tensor  # hypothesis that is extended
+    tokens: Tensor
+    gained: dict[str, Any]  # scorer → what it gave
 
 
 class CachedBeamSearch(BatchBeamSearch):
@@ -153,13 +164,17 @@ class CachedBeamSearch(BatchBeamSearch):
         gates: Gates | None,
     ) -> SearchState:
         self._primer_length = len(primers[0])
+        filters = [s for s in self.full_scorers.values() if isinstance(s, ScoreFilter)]
+        self._no_times = all(f.notimestamps in primer for f in filters for primer in primers)
         device, width = memory.device, self.beam_size
         ys = torch.tensor([list(p) for p in primers], device=device)
         mask = None
         if len(set(frames)) > 1 or frames[0] != memory.size(1):
             positions = torch.arange(memory.size(1), device=device)
             mask = (positions < torch.tensor(frames, device=device)[:, None])[:, None]
-        total = memory.new_full((len(beams), width), -torch.inf)
+        # Sums of many scores need more digits than half precision has.
+        score_type = torch.float32 if memory.dtype in (torch.float16, torch.bfloat16) else memory.dtype
+        total = memory.new_full((len(beams), width), -torch.inf, dtype=score_type)
         total[:, 0] = 0.0
         states: dict[str, Any] = {}
         for name, scorer in self.scorers.items():
@@ -176,7 +191,7 @@ class CachedBeamSearch(BatchBeamSearch):
             beams=beams,
             tokens=ys.repeat_interleave(width, 0),
             total=total,
-            scores={name: memory.new_zeros(len(beams), width) for name in self.scorers},
+            scores={name: torch.zeros_like(total) for name in self.scorers},
             cache=DecoderCache.start(decoder.decoders, memory, mask, gates),
             memory=memory,
             states=states,
@@ -189,36 +204,85 @@ class CachedBeamSearch(BatchBeamSearch):
     # -- one step ---------------------------------------------------------------------------------
     def _step(self, state: SearchState, step: int, detect_end: bool) -> SearchState | None:
         """Extend every hypothesis by one token; ``None`` when every utterance is done."""
+        best = self._best_of_decoder(state) if self._only_decoder(state) else self._best_of_all(state)
+        utterances, width = state.total.shape
+        start = torch.arange(utterances, device=best.previous.device)[:, None]
+        rows = (best.previous + start * width).flatten()
+        for name, gained in best.gained.items():
+            state.scores[name] = state.scores[name].gather(1, best.previous) + gained
+        state.tokens = torch.cat([state.tokens[rows], best.tokens.view(-1, 1)], dim=1)
+        state.total = best.total
+        self._select_states(state, rows, best.previous * self.n_vocab + best.tokens)
+        per_utt = len(state.cache.utt_of_row) // utterances  # 1 in the first step
+        if width > 1:
+            owners = tuple(u for u in range(utterances) for _ in range(width))
+            in_cache = rows if per_utt == width else (best.previous + start * per_utt).flatten()
+            state.cache = state.cache.reorder(in_cache, owners)
+        return self._collect(state, step, detect_end)
+
+    def _only_decoder(self, state: SearchState) -> bool:
+        """Whether nothing but the decoder tells one token of a hypothesis from another (or rules it out)."""
+        if self.part_scorers or not all(self._is_built_in(s) for s in self.full_scorers.values()):
+            return False
+        filtered = any(isinstance(s, ScoreFilter) for s in self.full_scorers.values())
+        return state.total.size(1) <= self.n_vocab and (self._no_times or not filtered)
+
+    def _best_of_decoder(self, state: SearchState) -> _Extensions:
+        """The best tokens of every hypothesis are the decoder's best, so only those are normalised and compared."""
+        utterances, width = state.total.shape
+        logits, _, state.cache = self.full_scorers["decoder"].step(self._new_inputs(state), state.cache)
+        logits = logits.to(state.total.dtype)
+        norm = logits.logsumexp(-1, keepdim=True)
+        weight, bonus = self.weights["decoder"], 0.0
+        for name, scorer in self.full_scorers.items():
+            if isinstance(scorer, ScoreFilter):
+                logits[:, scorer.first_time : scorer.last_time + 1] = -torch.inf
+            elif isinstance(scorer, LengthBonus):
+                bonus = self.weights[name]
+        logits, ids = top_k(logits, width)
+        logp = (logits - norm).view(utterances, -1, width)
+        candidates = state.total[:, : logp.size(1), None] + (weight * logp + bonus)
+        total, chosen = candidates.flatten(1).topk(width)
+        gained: dict[str, Any] = {"decoder": logp.flatten(1).gather(1, chosen)}
+        gained |= {n: 1.0 for n, s in self.full_scorers.items() if isinstance(s, LengthBonus)}
+        previous = chosen.div(width, rounding_mode="floor")
+        return _Extensions(total, previous, ids.view(utterances, -1).gather(1, chosen), gained)
+
+    def _best_of_all(self, state: SearchState) -> _Extensions:
+        """Every scorer scores every token (or, with a pre-beam, those that are left)."""
         scores, state = self._score(state)
         weighted = state.total.reshape(-1, 1) + sum(self.weights[k] * v for k, v in scores.items())
         part_scores = self._score_partial(state, weighted)
         for name, value in part_scores.items():
             weighted = weighted + self.weights[name] * value
         utterances, width = state.total.shape
-        total, chosen = weighted.view(utterances, -1).topk(width)
-        previous = chosen.div(self.n_vocab, rounding_mode="floor")
-        tokens = chosen - previous * self.n_vocab
-        rows = (previous + torch.arange(utterances, device=chosen.device)[:, None] * width).flatten()
-
+        if width <= self.n_vocab:
+            values, ids = top_k(weighted, width)
+            total, chosen = values.view(utterances, -1).topk(width)
+            previous = chosen.div(width, rounding_mode="floor")
+            tokens = ids.view(utterances, -1).gather(1, chosen)
+        else:
+            total, chosen = weighted.view(utterances, -1).topk(width)
+            previous = chosen.div(self.n_vocab, rounding_mode="floor")
+            tokens = chosen - previous * self.n_vocab
+        start = torch.arange(utterances, device=chosen.device)[:, None] * width
+        gained = {}
         for name, value in {**scores, **part_scores}.items():
-            gained = value.expand(rows.numel(), -1)[rows, tokens.flatten() if value.size(1) > 1 else 0]
-            old = state.scores[name].flatten()[rows]
-            state.scores[name] = (old + gained).view(utterances, width)
-        state.tokens = torch.cat([state.tokens[rows], tokens.view(-1, 1)], dim=1)
-        state.total = total
-        self._select_states(state, rows, chosen)
-        order = rows.tolist()
-        state.cache = state.cache.select(order)
-        return self._collect(state, step, detect_end)
+            every_row = value.expand(utterances * width, -1)
+            gained[name] = every_row[previous + start, tokens if value.size(1) > 1 else 0]
+        return _Extensions(total, previous, tokens, gained)
+
+    def _new_inputs(self, state: SearchState) -> Tensor:
+        """Prefixes that the decoder has rows for: in the first step one an utterance."""
+        return state.tokens[:: state.total.size(1)] if state.cache.length == 0 else state.tokens
 
     def _score(self, state: SearchState) -> tuple[dict[str, Tensor], SearchState]:
         """Scores of the full scorers, each (rows, vocab) or broadcastable."""
         width = state.total.size(1)
         decoder = self.full_scorers["decoder"]
         first = state.cache.length == 0  # one row an utterance so far
-        ys = state.tokens[::width] if first else state.tokens
-        logits, _, state.cache = decoder.step(ys, state.cache)
-        logp = torch.log_softmax(logits, dim=-1)
+        logits, _, state.cache = decoder.step(self._new_inputs(state), state.cache)
+        logp = torch.log_softmax(logits.to(state.total.dtype), dim=-1)
         if first and width > 1:
             logp = logp.repeat_interleave(width, 0)
             rows = [u for u in range(len(state.beams)) for _ in range(width)]
@@ -237,8 +301,7 @@ class CachedBeamSearch(BatchBeamSearch):
         return scores, state
 
     def _filter(self, scorer: ScoreFilter, state: SearchState, like: Tensor) -> Tensor:
-        primers = state.tokens[:, : self._primer_length]
-        if bool((primers == scorer.notimestamps).any(1).all()):
+        if self._no_times:
             # Every hypothesis has <notimestamps> in its primer: one and the same mask for all steps.
             mask = like.new_zeros(1, like.size(1))
             mask[:, scorer.first_time : scorer.last_time + 1] = -torch.inf
@@ -251,7 +314,7 @@ class CachedBeamSearch(BatchBeamSearch):
             ids = None
             if self.do_pre_beam:
                 ids = torch.nan_to_num(weighted, neginf=torch.finfo(weighted.dtype).min)
-                ids = ids.topk(self.pre_beam_size, dim=-1)[1]
+                ids = top_k(ids, self.pre_beam_size)[1]
             found[name], state.states[name] = scorer.score_batch(state.tokens, state.states[name], ids)
         return found
 
@@ -267,9 +330,9 @@ class CachedBeamSearch(BatchBeamSearch):
     def _collect(self, state: SearchState, step: int, detect_end: bool) -> SearchState | None:
         """Move ended hypotheses to their utterance and drop the utterances that are done."""
         utterances, width = state.total.shape
-        # One copy to the host for all decisions of this step.
-        host_total = state.total.tolist()
-        host_last = state.tokens[:, -1].view(utterances, width).tolist()
+        # One copy to the host for all decisions of this step (token ids are exact in float32).
+        last = state.tokens[:, -1].view(utterances, width)
+        host_total, host_last = torch.stack((state.total, last.to(state.total.dtype))).tolist()
         running = []
         for u, beam in enumerate(state.beams):
             alive = []

@@ -22,6 +22,8 @@ from espnet_gated.gating.context import GatingContext, context_of_requests
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.predictor import GatePredictor
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
+from espnet_gated.inference.long_form import LongForm, Segment, decode_long
+from espnet_gated.inference.optimize import HALF, optimize_for_inference, quantize_for_inference
 from espnet_gated.inference.search import CachedBeamSearch
 from espnet_gated.twin import gate_in_place, load_weights
 
@@ -134,13 +136,8 @@ class Speech2Text(ESPnetSpeech2Text):
         model.eval()
         if quantize:
             logging.info("Use quantized s2t model for decoding.")
-            kinds = {getattr(torch.nn, name) for name in modules}
-            predictors = self.predictors()
-            for stack in predictors:  # gates are decided by the same numbers whatever the precision
-                getattr(model, stack).gate_predictor = None
-            torch.quantization.quantize_dynamic(model, qconfig_spec=kinds, dtype=getattr(torch, dtype), inplace=True)
-            for stack, predictor in predictors.items():
-                getattr(model, stack).gate_predictor = predictor
+            quantize_for_inference(model, modules, dtype)
+        optimize_for_inference(model)
 
     def _prepare_search(self, exact_nbest: bool) -> None:
         search = self.beam_search
@@ -253,6 +250,39 @@ class Speech2Text(ESPnetSpeech2Text):
         return results
 
     @torch.no_grad()
+    def decode_long(
+        self,
+        speech: Speech,
+        condition_on_prev_text: bool = False,
+        init_text: str | None = None,
+        end_time_threshold: str | None = None,
+        lang_sym: str | None = None,
+        task_sym: str | None = None,
+        skip_last_chunk_threshold: float = 0.2,
+        segmentation: str = "auto",
+        min_silence: float = 0.3,
+        batch_size: int = 8,
+    ) -> list[Segment]:
+        """Decode a recording of any length; every window decides its own gates (``stats`` has a row for each).
+
+        Args:
+            speech: (samples,) or (samples, 1).
+            init_text, lang_sym, task_sym: as in ESPnet.
+            condition_on_prev_text and all others: see :class:`LongForm`.
+
+        Returns:
+            start and end in seconds and text of each utterance (with time tokens) or window (without them).
+
+        Raises:
+            ValueError: for an unknown ``segmentation``, or timestamps asked of a model without time tokens.
+        """
+        request = Request(self._one_channel(speech), lang_sym, task_sym, init_text)
+        how = LongForm(
+            segmentation, condition_on_prev_text, end_time_threshold, skip_last_chunk_threshold, min_silence, batch_size
+        )
+        return decode_long(self, request, how)
+
+    @torch.no_grad()
     def measure_flops(self, request: Request) -> dict[str, float]:
         """FLOPs of decoding one utterance: ``encoder`` (with frontend) and ``decoder`` (the whole search)."""
         primer, speech = self._primer(request), self._prepare(request.speech)
@@ -280,18 +310,24 @@ class Speech2Text(ESPnetSpeech2Text):
         previous = list(map(int, previous))
         return primer if self.s2t_model.na in previous else [self.s2t_model.sop, *previous, *primer]
 
-    def _prepare(self, speech: Speech) -> Tensor:
-        """One channel, trimmed (and padded, unless the model was trained without) to the training length."""
+    @staticmethod
+    def _one_channel(speech: Speech) -> Tensor:
         wave = torch.as_tensor(speech)
         if wave.dim() == 2 and wave.size(1) == 1:
             wave = wave.squeeze(1)
         if wave.dim() != 1:
             raise ValueError(f"speech must be (samples,) or (samples, 1), got {tuple(wave.shape)}")
+        return wave
+
+    def _prepare(self, speech: Speech) -> Tensor:
+        """One channel, trimmed (and padded, unless the model was trained without) to the training length."""
+        wave = self._one_channel(speech)
         longest = int(self.preprocessor_conf["fs"] * self.preprocessor_conf["speech_length"])
         wave = wave[:longest]
         if self.pad_to_speech_length:
             wave = F.pad(wave, (0, longest - wave.numel()))
-        return wave.to(device=self.device, dtype=getattr(torch, self.dtype))
+        dtype = getattr(torch, self.dtype)
+        return wave.to(device=self.device, dtype=torch.float32 if dtype in HALF else dtype)
 
     def _check_length(self, samples: int) -> None:
         """Raise TooShortUttError where the spectrogram could not mirror the ends of the audio."""

@@ -86,7 +86,7 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
             zeros = torch.zeros_like(x)
             x1, x2 = (zeros if x1 is None else x1), (zeros if x2 is None else x2)
             return add_gated(x, either, self._merge, x1, x2)
-        # Where a branch is closed for everyone its half of the merge is a constant; it and the biases ride on one
+        # A branch closed for everyone leaves a constant of its half of the merge; it and the biases ride on one
         # product.
         constant = self.merge_proj.bias + self._constant(0, attn) + self._constant(1, cgmlp)
         merged = None

@@ -1,30 +1,26 @@
-"""Linear layers laid out once for the products of a decoding step: a few rows (the beam) times a large matrix, on a
-CPU.
+"""Linear layers laid out once for the products of a decoding step on a CPU: a few rows times a large matrix.
 
-Such a product is as fast as its weights are read. Microseconds on one core of a Xeon with AVX-512 and AMX, memory
-shared
-with other jobs, torch 2.11, weights not in cache, rows 1 / 5 / 16:
+Such a product is as fast as its weights are read. Microseconds on one core of a Xeon with AVX-512 and AMX, with other
+jobs on its memory, torch 2.11, weights not in the core's cache, rows 1 / 5 / 16:
 
-============  ==========================  =================================  ===========================================
-product       ``F.linear``                other float32 layouts              bfloat16 ``F.linear`` → packed; dynamic
-int8
-============  ==========================  =================================  ===========================================
-384 → 50,002  5,606 / 12,728 / 12,744     packed 5,315 / 6,703 / 9,156;      5,158 / 4,915 / 5,832 → 2,780 / 2,778 /
-                                          (W @ x.T).T - / 12,535 / 12,348    5,070; 1,078 / 2,270 / 4,259
-384 → 1,536   178 / 307 / 429             packed 190 / 298 / 434;            174 / 184 / 197 → 116 / 115 / 124;
-                                          by columns 154 / 268 / 524         75 / 95 / 129
-1,536 → 384   167 / 271 / 448             packed 188 / 271 / 352;            143 / 155 / 166 → 108 / 110 / 116;
-                                          by columns 173 / 301 / 434         75 / 93 / 133
-768 → 768     165 / 241 / 357             packed 193 / 260 / 372;            -
-                                          by columns 152 / 231 / 335
-384 → 384     24 / 35 / 64                packed 41 / 44 / 65;               53 / 53 / 51 → 37 / 37 / 35;
-                                          by columns 23 / 28 / 40            32 / 35 / 42
-144 → 144     7 / 9 / 12                  packed 22 / 22 / 25;               29 / 33 / 31 → 22 / 23 / 23;
-                                          by columns 6 / 6 / 9               28 / 32 / 29
-============  ==========================  =================================  ===========================================
+============  =======================  ===========================  ========================================
+product       ``F.linear``             other float32 layouts        bfloat16 → packed bfloat16; dynamic int8
+============  =======================  ===========================  ========================================
+384 → 50,002  5606 / 12728 / 12744     packed 5315 / 6703 / 9156    5158 / 4915 / 5832 → 2780 / 2778 / 5070;
+                                                                    1078 / 2270 / 4259
+384 → 1,536   178 / 307 / 429          packed 190 / 298 / 434,      174 / 184 / 197 → 116 / 115 / 124;
+                                       by columns 154 / 268 / 524   75 / 95 / 129
+1,536 → 384   167 / 271 / 448          packed 188 / 271 / 352,      143 / 155 / 166 → 108 / 110 / 116;
+                                       by columns 173 / 301 / 434   75 / 93 / 133
+768 → 768     165 / 241 / 357          packed 193 / 260 / 372,
+                                       by columns 152 / 231 / 335
+384 → 384     24 / 35 / 64             packed 41 / 44 / 65,         53 / 53 / 51 → 37 / 37 / 35;
+                                       by columns 23 / 28 / 40      32 / 35 / 42
+144 → 144     7 / 9 / 12               packed 22 / 22 / 25,         29 / 33 / 31 → 22 / 23 / 23;
+                                       by columns 6 / 6 / 9         28 / 32 / 29
+============  =======================  ===========================  ========================================
 
-So: the output layer is packed by oneDNN, up to :data:`FEW_ROWS` rows, beyond which nothing is gained; layers that do
-not
+So the output layer is packed by oneDNN, up to :data:`FEW_ROWS` rows, beyond which nothing is gained; layers that do not
 narrow are stored by columns, which costs nothing; in bfloat16 every layer is packed. Names, shapes and the state dict
 stay.
 """
