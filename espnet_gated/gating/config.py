@@ -31,6 +31,8 @@ class GatingConfig:
         warmup_steps: training updates over which the target rises from 0.
         prior: scale of the logits that fine-tuning starts from: layers far from each other stay, those between them go
             first (:func:`espnet_gated.gating.predictor.spread_layers`); 0: all modules start alike.
+        gate_speed: how fast logits move for a step of the optimizer; below 1, weights adapt to the masks before the
+            gates judge which modules these weights need.
         freeze_steps: training updates after which masks are final: decided as at inference, without a gradient to the
             predictor, so closed modules cost nothing in training either; 0: never.
         hidden_units: width of the predictor.
@@ -53,6 +55,7 @@ class GatingConfig:
     anneal_steps: int = 1000
     warmup_steps: int = 0
     prior: float = 0.0
+    gate_speed: float = 1.0
     freeze_steps: int = 0
     hidden_units: int = 32
     condition_on: tuple[str, ...] = CONDITIONS
@@ -76,6 +79,8 @@ class GatingConfig:
             _one_of("condition_on", name, CONDITIONS)
         if min(self.temperature) <= 0:
             raise ValueError(f"gating.temperature must be > 0, got {self.temperature}")
+        if self.gate_speed <= 0:
+            raise ValueError(f"gating.gate_speed must be > 0, got {self.gate_speed}")
         for value in self.anchors:
             if not low <= value <= high:
                 raise ValueError(f"gating.anchors must be within gating.target_sparsity, {low} to {high}, got {value}")

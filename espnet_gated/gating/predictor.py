@@ -76,7 +76,8 @@ class GatePredictor(torch.nn.Module):
         self.output = torch.nn.Linear(width, len(self.names))
         torch.nn.init.normal_(self.output.weight, std=0.1 * width**-0.5)
         with torch.no_grad():
-            self.output.bias.copy_(config.prior * spread_layers([layer for layer, _ in self.names]))
+            prior = config.prior * spread_layers([layer for layer, _ in self.names])
+            self.output.bias.copy_(prior / config.gate_speed)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
         self.current: GatingContext | None = None
         self.policy = InferencePolicy()
@@ -135,7 +136,8 @@ class GatePredictor(torch.nn.Module):
         if "sparsity" in seen:
             hidden = hidden + self.sparsity(_hat(sparsity).to(hidden))
         prior = torch.logit(1.0 - sparsity.clamp(0.01, 0.99)).to(hidden)
-        return self.output(torch.nn.functional.silu(hidden)) + prior[:, None]
+        # Optimizers like Adam move parameters by a rate of their own: what they are multiplied with is their speed.
+        return self.config.gate_speed * self.output(torch.nn.functional.silu(hidden)) + prior[:, None]
 
     # -- training ---------------------------------------------------------------------------------
     def draw_targets(self, batch: int, device: torch.device | None = None) -> Tensor:

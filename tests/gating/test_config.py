@@ -27,6 +27,7 @@ BAD = {
         "gating.anchors must be within gating.target_sparsity, 0.0 to 0.5, got 0.7",
     ),
     "prior": ({"prior": -1}, "gating.prior must be at least 0, got -1"),
+    "gate_speed": ({"gate_speed": 0}, "gating.gate_speed must be > 0, got 0"),
     "freeze_steps": ({"freeze_steps": -1}, "gating.freeze_steps must be at least 0, got -1"),
     "hidden_units": ({"hidden_units": 0}, "gating.hidden_units must be at least 1, got 0"),
     "nominal_length": ({"nominal_length": 0}, "gating.nominal_length must be at least 1, got 0"),

@@ -209,6 +209,19 @@ def test_a_prior_keeps_layers_far_from_each_other():
     assert [name for name, is_open in zip(NAMES, opened, strict=True) if not is_open] == NAMES[3:6]  # the middle layer
 
 
+def test_slow_gates_start_alike_and_move_less():
+    moved = []
+    for speed in (1.0, 0.1):
+        predictor = make(lively=False, prior=2.0, gate_speed=speed)
+        before = predictor.logits(POOLED, torch.full((4,), 0.5)).detach()
+        optimizer = torch.optim.Adam(predictor.parameters(), lr=0.1)
+        predictor.logits(POOLED, torch.full((4,), 0.5)).sum().backward()
+        optimizer.step()
+        moved.append((predictor.logits(POOLED, torch.full((4,), 0.5)) - before).abs().mean())
+        assert float(before.max() - before.min()) == pytest.approx(4.0, abs=0.5)
+    assert 0 < moved[1] < 0.3 * moved[0]
+
+
 @pytest.mark.parametrize("sampler", ["gumbel", "budget"])
 def test_frozen_masks_are_those_of_inference_and_skip_for_real(sampler):
     predictor = make(sampler=sampler, freeze_steps=10).train()
