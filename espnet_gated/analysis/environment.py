@@ -20,9 +20,13 @@ def environment_section(page: Page, experiment: Experiment) -> None:
         page.table(["setting", "value"], rows, left=1, text=(1,))
     else:
         page.text("The decodings recorded no environment.")
-    machines = {(str(d.decode_meta.get("machine")), str(d.decode_meta.get("threads"))) for d in experiment.decodings}
+    machines = {
+        tuple(str(d.decode_meta.get(key)) for key in ("machine", "threads", "processes")) for d in experiment.decodings
+    }
     if len(machines) > 1:
-        page.text("The systems were timed on different machines or thread numbers: do not compare their latency.")
+        page.text(
+            "The systems were timed on different machines, thread numbers or process numbers: do not compare their latency."
+        )
     if lines := scoring(experiment.decodings):
         page.heading("Scoring")
         page.bullets(lines)

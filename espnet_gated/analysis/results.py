@@ -197,12 +197,13 @@ def _environment(results: Results) -> str:
         lines.append(_line(f"{package} version", seen, _installed(package)))
     lines.append(_line("machine", [_machine(m.get("machine")) for m in metas], _cpu_model()))
     lines.append(_line("threads", [m.get("threads") for m in metas], None))
+    lines.append(_line("decoders side by side", [m.get("processes") for m in metas], None))
     lines.append(_line("checkpoint", [m.get("checkpoint") for m in metas], None))
     lines.append(_line("seed", [m.get("seed") for m in metas], None))
-    settings = {(_machine(m.get("machine")), str(m.get("threads"))) for m in metas}
+    settings = {(_machine(m.get("machine")), str(m.get("threads")), str(m.get("processes"))) for m in metas}
     if len(settings) > 1:
         lines.append(
-            "- **The systems were timed on different machines or thread numbers: do not compare their latency.**"
+            "- **The systems were timed on different machines, thread numbers or process numbers: do not compare their latency.**"
         )
     return "\n".join(["## Environments", *(line for line in lines if line)])
 

@@ -64,6 +64,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--exact_nbest", type=str2bool, help="stop where ESPnet stops (default: if nbest > 1)")
     group.add_argument("--measure_flops", type=str2bool, default=False, help="count FLOPs (second pass)")
     group.add_argument("--flops_every", type=int, default=10, help="count FLOPs of every n-th utterance")
+    group.add_argument("--processes", type=int, default=1, help="decoders that run side by side, for the record")
     return parser
 
 
@@ -153,6 +154,7 @@ def decode(args: argparse.Namespace) -> None:
     meta |= {
         "system": args.system or args.engine,
         "seed": args.seed,
+        "processes": args.processes,
         "checkpoint": args.s2t_model_file or args.model_tag,
     }
     meta |= {"dtype": args.dtype, "quantized": args.quantize_s2t_model, "budget": args.budget, "device": model.device}

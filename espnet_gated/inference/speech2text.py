@@ -322,6 +322,7 @@ class Speech2Text(ESPnetSpeech2Text):
     def _prepare(self, speech: Speech) -> Tensor:
         """One channel, trimmed (and padded, unless the model was trained without) to the training length."""
         wave = self._one_channel(speech)
+        self._check_length(wave.numel())
         longest = int(self.preprocessor_conf["fs"] * self.preprocessor_conf["speech_length"])
         wave = wave[:longest]
         if self.pad_to_speech_length:
@@ -330,19 +331,18 @@ class Speech2Text(ESPnetSpeech2Text):
         return wave.to(device=self.device, dtype=torch.float32 if dtype in HALF else dtype)
 
     def _check_length(self, samples: int) -> None:
-        """Raise TooShortUttError where the spectrogram could not mirror the ends of the audio."""
+        """Raise TooShortUttError for audio shorter than a window of the spectrogram."""
         stft: Any = getattr(getattr(self.s2t_model, "frontend", None), "stft", None)
-        if getattr(stft, "center", False) and samples <= stft.n_fft // 2:
-            raise TooShortUttError(
-                f"has {samples} samples and is too short for the spectrogram "
-                f"(it needs more than {stft.n_fft // 2} samples)",
-                samples,
-                stft.n_fft // 2,
-            )
+        if stft is None:
+            return
+        # The spectrogram mirrors half a window at both ends.
+        least = max(stft.win_length, stft.n_fft // 2 + 1 if stft.center else 0)
+        if samples < least:
+            message = f"has {samples} samples and is too short for the spectrogram (it needs at least {least} samples)"
+            raise TooShortUttError(message, samples, least)
 
     def _encode(self, speech: list[Tensor], context: GatingContext | None) -> list[_Encoded]:
         """Encode utterances of equal length together: ESPnet's convolutions would see the padding of unequal ones."""
-        self._check_length(min(s.numel() for s in speech))
         encoded: list[_Encoded | None] = [None] * len(speech)
         for group in _groups([s.numel() for s in speech]):
             batch = torch.stack([speech[i] for i in group])

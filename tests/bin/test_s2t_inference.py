@@ -158,8 +158,17 @@ def test_audio_too_short(gated_checkpoint, own_data, tmp_path, capsys, samples):
     assert_refused(capsys, out, code, "b-st_eng", "too short")
 
 
-def test_padded_audio_is_never_too_short(gated_checkpoint, own_data, tmp_path):
-    soundfile.write(own_data / "b-st_eng.wav", wave(40 / FS), FS)
+@pytest.mark.parametrize("samples", [1, 40])
+def test_audio_shorter_than_a_window_is_refused_though_it_would_be_padded(
+    gated_checkpoint, own_data, tmp_path, capsys, samples
+):
+    soundfile.write(own_data / "b-st_eng.wav", wave(samples / FS), FS)
+    out = tmp_path / "decode"
+    assert_refused(capsys, out, run(gated_checkpoint, out, data_dir=own_data), "b-st_eng", "too short")
+
+
+def test_short_audio_is_padded(gated_checkpoint, own_data, tmp_path):
+    soundfile.write(own_data / "b-st_eng.wav", wave(300 / FS), FS)
     assert run(gated_checkpoint, tmp_path / "decode", data_dir=own_data) == 0
 
 

@@ -42,7 +42,8 @@ decode() {
         OMP_NUM_THREADS=${threads} run "${dir}/log/decode.${job}.log" "" \
             ${python} -m espnet_gated.bin.s2t_inference --config "${inference_config}" --data_dir "${data}" \
             --key_file "${dir}/log/keys.${job}" --s2t_train_config "${exp}/config.yaml" \
-            --s2t_model_file "${exp}/${inference_s2t_model}" --output_dir "${out}" --seed "${seed}" "$@" &
+            --s2t_model_file "${exp}/${inference_s2t_model}" --output_dir "${out}" --seed "${seed}" \
+            --processes "${inference_nj}" "$@" &
         pids+=($!)
     done
     for job in "${pids[@]}"; do wait "${job}" || code=$?; done
