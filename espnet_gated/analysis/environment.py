@@ -24,9 +24,7 @@ def environment_section(page: Page, experiment: Experiment) -> None:
         tuple(str(d.decode_meta.get(key)) for key in ("machine", "threads", "processes")) for d in experiment.decodings
     }
     if len(machines) > 1:
-        page.text(
-            "The systems were timed on different machines, thread numbers or process numbers: do not compare their latency."
-        )
+        page.text("The systems were timed under different conditions: do not compare their latency.")
     if lines := scoring(experiment.decodings):
         page.heading("Scoring")
         page.bullets(lines)

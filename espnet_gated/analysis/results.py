@@ -202,9 +202,7 @@ def _environment(results: Results) -> str:
     lines.append(_line("seed", [m.get("seed") for m in metas], None))
     settings = {(_machine(m.get("machine")), str(m.get("threads")), str(m.get("processes"))) for m in metas}
     if len(settings) > 1:
-        lines.append(
-            "- **The systems were timed on different machines, thread numbers or process numbers: do not compare their latency.**"
-        )
+        lines.append("- **The systems were timed under different conditions: do not compare their latency.**")
     return "\n".join(["## Environments", *(line for line in lines if line)])
 
 
