@@ -1,5 +1,6 @@
 # make mini   the embedded recipe: from nothing to the table of results
 # make test   lint, types, shell and tests, with the smoke recipe
+# make bench  speed of decoding, ours and ESPnet's: docs/benchmarks.md (10 minutes on 2 idle cores; see BENCH_SHAPES)
 # make lint   the static checks alone      make lock   resolve requirements.lock anew
 # All of them set up .venv by themselves: Python >= 3.10, gcc, git and make are enough.
 # Another interpreter: make PYTHON=python3.12 …
@@ -7,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: mini test lint lock venv
+.PHONY: mini test bench lint lock venv
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -19,6 +20,18 @@ SHELL_FILES = $$(git ls-files -s .ci '*.sh' | awk '$$1 != "120000" {print $$4}')
 
 mini: $(STAMP)
 	egs2/mini/s2t1/run.sh --scale full
+
+# BENCH_SHAPES="owsm_v3.1_base owsm_v3.1_small owsm_v3.1_medium" measures the largest too: half an hour and 20 GB.
+BENCH_SHAPES = owsm_v3.1_base owsm_v3.1_small
+BENCH_DIR = exp/benchmark
+BENCH = $(BIN)/python -m espnet_gated.bin.benchmark --threads 2
+
+bench: $(STAMP)
+	for shape in $(BENCH_SHAPES); do \
+		$(BENCH) --arch $$shape --dtype float32 int8 bfloat16 --json $(BENCH_DIR)/$$shape.json; done
+	$(BENCH) --arch owsm_v3.1_base --seconds 10 --batch_size 1 8 --against none --sparsity 0.5 --parts both \
+		--json $(BENCH_DIR)/batches.json
+	$(BENCH) --from_json $(patsubst %,$(BENCH_DIR)/%.json,$(BENCH_SHAPES) batches) --markdown docs/benchmarks.md
 
 test: lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest

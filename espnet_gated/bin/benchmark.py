@@ -1,0 +1,109 @@
+"""Measure decoding speed: ``python -m espnet_gated.bin.benchmark --arch owsm_v3.1_base --json out.json``.
+
+ESPnet's own decoding, ours, and ours with modules skipped, in turns in one run. ``--markdown`` writes a page, from this
+run or (with ``--from_json``) from earlier ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_gated.analysis.benchmark import DTYPES, PARTS, Settings, benchmark
+from espnet_gated.analysis.benchmark_page import console_table, markdown_page
+from espnet_gated.inference.writer import environment
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(
+        description="Measure decoding speed on random audio: ESPnet's path, ours, ours at each sparsity.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--arch", default="owsm_v3.1_base", help="shape in conf/ (owsm_v3.1_base, _small, _medium) or config.yaml")
+    add("--checkpoint", type=Path, help="weights for --arch config.yaml; random ones if not given")
+    add("--seconds", type=float, nargs="+", default=[30.0], help="audio of each utterance")
+    add("--beam_size", type=int, default=5)
+    add("--steps", type=int, default=40, help="tokens that each hypothesis grows by")
+    add("--batch_size", type=int, nargs="+", default=[1], help="utterances decoded together (ESPnet: one by one)")
+    add("--sparsity", type=float, nargs="+", default=[0.0, 0.3, 0.5, 0.7], help="shares to skip; dense is always there")
+    add("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what skips")
+    add("--against", choices=["espnet", "none"], default="espnet", help="whose own path to measure too")
+    add("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="of ours; all but the first: last part only")
+    add("--threads", type=int, default=2, help="CPU threads")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--runs", type=int, default=3, help="decodes of each system; medians are reported")
+    add("--seed", type=int, default=0, help="of weights and audio")
+    add("--json", type=Path, help="write rows, spread and environment here")
+    add("--markdown", type=Path, help="write a page of tables here")
+    add("--from_json", type=Path, nargs="+", help="measure nothing: make the page of these files")
+    return parser
+
+
+def main(cmd: Sequence[str] | None = None) -> int:
+    """Measure, print the tables, write the files, return the exit code."""
+    args = get_parser().parse_args(cmd)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
+    try:
+        if args.from_json:
+            runs = [json.loads(path.read_text(encoding="utf-8")) for path in args.from_json]
+        else:
+            runs = [measure(args)]
+            if args.json is not None:
+                _write(args.json, json.dumps(runs[0], indent=1, ensure_ascii=False) + "\n")
+        if args.markdown is not None:
+            _write(args.markdown, markdown_page(runs))
+        print("\n\n".join(console_table(run) for run in runs))
+    except (ValueError, KeyError, OSError) as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the benchmark: ``environment``, ``settings``, ``rows`` and the ``details`` of each row (spread over runs)."""
+    if args.threads < 1:
+        raise ValueError(f"threads must be at least 1, got {args.threads} (--threads)")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {args.device} is not there (--device)")
+    torch.set_num_threads(args.threads)
+    settings = Settings(
+        arch=args.arch,
+        seconds=args.seconds[0],
+        beam_size=args.beam_size,
+        steps=args.steps,
+        batch_size=args.batch_size[0],
+        sparsity=tuple(args.sparsity),
+        parts=tuple(args.parts),
+        against_espnet=args.against == "espnet",
+        device=args.device,
+        dtypes=tuple(args.dtype),
+        runs=args.runs,
+        seed=args.seed,
+        checkpoint=args.checkpoint,
+    )
+    results = [result for case in benchmark(settings, args.seconds, args.batch_size) for result in case]
+    return {
+        "environment": environment(),
+        "settings": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(settings).items()},
+        "rows": [result.row for result in results],
+        "details": [{k: v for k, v in asdict(result).items() if k != "row"} for result in results],
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

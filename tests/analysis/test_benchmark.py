@@ -1,0 +1,141 @@
+"""The benchmark: every system measured, shares that add up, tables of what was measured."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_checkpoint import make_checkpoint
+
+from espnet_gated.analysis.benchmark import ROW_KEYS, Settings
+from espnet_gated.analysis.benchmark_page import BATCH_HEADER, HEADER, markdown_page
+from espnet_gated.analysis.memory import PeakMemory, resident_mib
+from espnet_gated.analysis.module_times import Stopwatch, open_share
+from espnet_gated.analysis.shapes import dense_config, find_config, gated_config, token_list
+from espnet_gated.bin.benchmark import main
+from espnet_gated.gating.gates import from_values
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    config = make_checkpoint(folder, gated=True).config
+    out, page = folder / "made" / "out.json", folder / "made" / "page.md"
+    options = "--seconds 0.5 --beam_size 2 --steps 3 --sparsity 0.0 0.5 --runs 2 --threads 1 --batch_size 1 2"
+    command = ["--arch", str(config), *options.split(), "--dtype", "float32", "int8", "bfloat16"]
+    assert main([*command, "--json", str(out), "--markdown", str(page)]) == 0
+    return json.loads(out.read_text(encoding="utf-8")), page.read_text(encoding="utf-8"), out
+
+
+def test_every_system_has_a_row(measured):
+    content = measured[0]
+    found = [(r["system"], r["dtype"], r["sparsity_encoder"], r["sparsity_decoder"]) for r in content["rows"]]
+    one_batch = [
+        ("espnet", "float32", 0, 0),
+        ("dense", "float32", 0, 0),
+        *(("gated", "float32", *share) for share in ((0.5, 0), (0, 0.5), (0.5, 0.5))),
+        *((system, dtype, x, x) for dtype in ("int8", "bfloat16") for system, x in (("dense", 0), ("gated", 0.5))),
+    ]
+    assert found == 2 * one_batch
+    assert [r["batch_size"] for r in content["rows"]] == [1] * 9 + [2] * 9
+    assert content["settings"]["steps"] == 3 and content["environment"]["threads"] == 1
+
+
+def test_rows_hold_what_was_measured(measured):
+    content = measured[0]
+    for row, detail in zip(content["rows"], content["details"], strict=True):
+        assert tuple(row) == ROW_KEYS
+        assert row["seconds"] == 0.5 and row["beam_size"] == 2 and row["device"] == "cpu"
+        assert row["encode_s"] > 0 and row["step_ms"] > 0 and row["gflops"] > 0
+        for name, (low, high) in detail["spread"].items():
+            assert low <= row[name] <= high
+        assert 0.0 <= detail["gates_share"] < 1.0
+    espnet, dense, *gated = content["rows"][:5]
+    assert espnet["speedup_vs_espnet"] == dense["speedup_vs_dense"] == 1.0
+    assert espnet["speedup_vs_dense"] is espnet["ideal_speedup_vs_dense"] is None
+    assert dense["speedup_vs_espnet"] == pytest.approx(espnet["total_s"] / dense["total_s"])
+    assert dense["ideal_speedup_vs_dense"] == pytest.approx(1.0)
+    assert dense["gflops"] < espnet["gflops"]
+    for row in gated:
+        assert row["gflops"] < dense["gflops"] and row["ideal_speedup_vs_dense"] > 1.0
+    assert content["rows"][9]["gflops"] == pytest.approx(2 * espnet["gflops"], rel=0.01)
+
+
+def test_the_page_is_made_of_the_rows(measured, capsys, tmp_path):
+    content, page, out = measured
+    assert page == markdown_page([content])
+    assert page.count("|" + "|".join(HEADER) + "|") == 2 and page.count("|" + "|".join(BATCH_HEADER) + "|") == 1
+    assert page.count("|ours, gated|") == 2 * 5 + 10 and content["environment"]["machine"]["cpu"] in page
+    again = tmp_path / "again.md"
+    assert main(["--from_json", str(out), "--markdown", str(again)]) == 0
+    assert again.read_text(encoding="utf-8") == page
+    assert "ours, gated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arch", "owsm_v9"], "owsm_v9 is neither a shape in"),
+        (["--sparsity", "1.0"], "sparsity must be in [0, 1), got 1.0 (--sparsity)"),
+        (["--runs", "0"], "runs must be at least 1, got 0 (--runs)"),
+        (["--seconds", "0"], "seconds must be > 0, got 0.0 (--seconds)"),
+        (["--threads", "0"], "threads must be at least 1, got 0 (--threads)"),
+        (["--from_json", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_impossible_options_are_named(options, message, capsys):
+    assert main(options) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("benchmark: ") and message in error
+
+
+def test_int8_needs_a_cpu():
+    with pytest.raises(ValueError, match=r"int8 needs the CPU, got cuda \(--dtype, --device\)"):
+        replace(Settings("owsm_v3.1_base"), device="cuda", dtypes=("int8",))
+
+
+# -- parts -----------------------------------------------------------------------------------------
+def test_the_shapes_are_owsm_s():
+    assert find_config("owsm_v3.1_base").name == "owsm_v3.1_base.yaml"
+    tokens = token_list()
+    assert len(tokens) == len(set(tokens)) == 50_002 and tokens[0] == "<blank>"
+
+
+def test_a_config_has_a_dense_and_a_gated_twin():
+    config = {
+        "encoder": "gated_e_branchformer",
+        "encoder_conf": {"output_size": 8, "gating": {"target_sparsity": 0.5}},
+        "decoder": "gated_transformer",
+        "decoder_conf": {"num_blocks": 2, "gating": None},
+        "model": "gated",
+        "model_conf": {"ctc_weight": 0.3, "sparsity_weight": 1.0, "context": {"lang": "token"}},
+    }
+    dense = dense_config(config)
+    assert (dense["encoder"], dense["decoder"], dense["model"]) == ("e_branchformer", "transformer", "espnet")
+    assert dense["encoder_conf"] == {"output_size": 8} and dense["model_conf"] == {"ctc_weight": 0.3}
+    gated = gated_config(dense)
+    assert (gated["encoder"], gated["decoder"], gated["model"]) == (config["encoder"], config["decoder"], "gated")
+
+
+def test_open_share_is_what_the_open_modules_take():
+    names = [(0, "attn"), (1, "attn")]
+    gates = {"encoder": from_values(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), names, torch.ones(2) / 2, soft=False)}
+    times = {("encoder", 0, "attn"): 2.0, ("encoder", 1, "attn"): 3.0, ("decoder", 0, "self_attn"): 4.0}
+    assert open_share(times, 10.0, gates) == pytest.approx(1 - (0.5 * 2 + 3) / 10)
+
+
+def test_the_stopwatch_counts_by_key():
+    watch = Stopwatch("cpu")
+    nap = watch.timed(time.sleep, lambda seconds: seconds)
+    nap(0.01)
+    nap(0.01)
+    assert watch.seconds.keys() == {0.01} and watch.seconds[0.01] >= 0.02
+
+
+@pytest.mark.skipif(resident_mib("cpu") is None, reason="the system does not tell its memory")
+def test_the_peak_is_seen():
+    with PeakMemory("cpu") as memory:
+        block = torch.ones(64 * 2**18)  # 64 MiB
+        del block
+    assert 50 < memory.above_mib < 200
