@@ -101,9 +101,9 @@ def _pick_sparsity(args: argparse.Namespace, model: Any, requests: list[Request]
     return sparsity
 
 
-def find_items(args: argparse.Namespace) -> list[Item]:
-    """The utterances to decode."""
-    key_file = None if args.key_file is None else Path(args.key_file)
+def find_items(args: argparse.Namespace, every: bool = False) -> list[Item]:
+    """The utterances to decode; ``every``: those of other processes too."""
+    key_file = None if args.key_file is None or every else Path(args.key_file)
     if args.data_dir is not None:
         folder = Path(args.data_dir)
         return read_items(folder / "wav.scp", folder, key_file)
@@ -141,7 +141,8 @@ def decode(args: argparse.Namespace) -> None:
         model.set_sparsity(asked, args.budget)
     if args.budget == "fixed":
         model.set_sparsity(asked, "exact")
-        fix_masks(model, [load_request(item, fs) for item in items[:: max(1, len(items) // 60)]])
+        everyone = find_items(args, every=True)  # one mask for all, in whatever process they are decoded
+        fix_masks(model, [load_request(item, fs) for item in everyone[:: max(1, len(everyone) // 60)]])
     common = {
         "engine": args.engine,
         "beam_size": args.beam_size,
