@@ -17,6 +17,7 @@ from espnet_gated.encoder import make_predictor
 from espnet_gated.gating.config import GatingConfig
 from espnet_gated.gating.context import GatingContext, TokenContext
 from espnet_gated.gating.gates import Gates
+from espnet_gated.gating.local import LocalGates
 from espnet_gated.gating.predictor import pool
 from espnet_gated.inference.cache import DecoderCache, embed_new, step_layer
 from espnet_gated.layers.transformer_decoder import GatedDecoderLayer
@@ -86,12 +87,13 @@ class GatedTransformerDecoder(TransformerDecoder):
         tgt_mask = (~make_pad_mask(ys_in_lens)[:, None, :]).to(ys_in_pad.device)
         tgt_mask = tgt_mask & subsequent_mask(tgt_mask.size(-1), device=tgt_mask.device).unsqueeze(0)
         memory_mask = (~make_pad_mask(hlens, maxlen=hs_pad.size(1)))[:, None, :].to(hs_pad.device)
-        gates = self.decide(hs_pad, memory_mask, ys_in_pad)
+        gates = self.decide(hs_pad, memory_mask, ys_in_pad).walk()
+        tokens = ~make_pad_mask(ys_in_lens, maxlen=ys_in_pad.size(1)).to(ys_in_pad.device)
 
         x = self.embed(ys_in_pad)
         outputs = []
         for index, layer in enumerate(self.decoders):
-            inputs = (x, tgt_mask, hs_pad, memory_mask, None, None, None, gates.layer(index))
+            inputs = (x, tgt_mask, hs_pad, memory_mask, None, None, None, gates.layer(index, x, tokens))
             if index + 1 in self.gradient_checkpoint_layers:
                 x = checkpoint(layer, *inputs, use_reentrant=False)[0]
             else:
@@ -106,8 +108,8 @@ class GatedTransformerDecoder(TransformerDecoder):
             return (scores, outputs), olens
         return scores, olens
 
-    def decide(self, memory: Tensor, mask: Tensor | None, ys: Tensor) -> Gates:
-        """Gates of a batch.
+    def decide(self, memory: Tensor, mask: Tensor | None, ys: Tensor) -> Gates | LocalGates:
+        """Gates of a batch, or what decides them on the way.
 
         The context is what the model or the search has set; categories of tokens that nobody has set are read from
         the tokens behind ``<sos>``.
@@ -151,7 +153,7 @@ class GatedTransformerDecoder(TransformerDecoder):
         x = embed_new(self.embed, ys, cache.length)
         layers = []
         for index, (layer, layer_cache) in enumerate(zip(self.decoders, cache.layers, strict=True)):
-            x, layer_cache = step_layer(layer, layer_cache, x, cache.plan(index), cache.per_token)
+            x, layer_cache = step_layer(layer, layer_cache, x, cache.plan(index, x), cache.per_token)
             layers.append(layer_cache)
         hidden = self.after_norm(x[:, -1]) if self.normalize_before else x[:, -1]
         scores = self.output_layer(hidden) if self.output_layer is not None else hidden
@@ -168,12 +170,13 @@ class GatedTransformerDecoder(TransformerDecoder):
         return_hs: bool = False,
     ) -> tuple[Any, list[Tensor]]:
         """ESPnet's own step (cached layer outputs), under the same gates. Arguments and result as in ESPnet."""
-        gates = self.decide(memory, memory_mask, tgt)
+        gates = self.decide(memory, memory_mask, tgt).walk()
         x = self.embed(tgt)
         new_cache = []
         for index, layer in enumerate(self.decoders):
             old = None if cache is None else cache[index]
-            x = layer(x, tgt_mask, memory, memory_mask, old, None, None, gates.layer(index))[0]
+            layer_gates = gates.layer(index, x if old is None else x[:, -1:])
+            x = layer(x, tgt_mask, memory, memory_mask, old, None, None, layer_gates)[0]
             new_cache.append(x)
         hidden = self.after_norm(x[:, -1]) if self.normalize_before else x[:, -1]
         scores = hidden

@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from espnet_gated.gating.config import GatingConfig
 from espnet_gated.gating.costs import shares
-from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.predictor import GatePredictor, pool
 from espnet_gated.layers.branchformer import GatedBranchformerEncoderLayer
 from espnet_gated.layers.conformer import GatedConformerEncoderLayer
@@ -117,7 +116,7 @@ class GatedEncoderMixin:
         """
         padding = make_pad_mask(ilens) if masks is None else masks
         x, mask = self._embed(xs_pad, (~padding[:, None, :]).to(xs_pad.device))
-        gates = self.gate_predictor(pool(x[0] if isinstance(x, tuple) else x, mask))
+        gates = self.gate_predictor(pool(x[0] if isinstance(x, tuple) else x, mask)).walk()
         whole = mask if self.mask_optional and not self.training and not padding.any() else None
         if whole is not None:
             mask = None
@@ -128,9 +127,11 @@ class GatedEncoderMixin:
         for index, layer in enumerate(self.encoders):
             if max_layer is not None and index >= max_layer:
                 break
+            # Before a layer is dropped: the sparsity loss is about all of them.
+            layer_gates = gates.layer(index, x[0] if isinstance(x, tuple) else x, mask)
             if drop_rate > 0 and torch.empty(1).uniform_().item() < drop_rate:
                 continue
-            x, mask = self._run_layer(index, layer, x, mask, gates)
+            x, mask = self._maybe_checkpoint(index + 1, layer, x, mask, None, layer_gates)
             if all_hs:
                 intermediate.append(x[0] if isinstance(x, tuple) else x)
             elif index + 1 in interctc:
@@ -158,9 +159,6 @@ class GatedEncoderMixin:
                 limit,
             )
         return self._maybe_checkpoint(0, self.embed, xs_pad, mask)
-
-    def _run_layer(self, index: int, layer: nn.Module, x: Any, mask: Tensor, gates: Gates) -> tuple[Any, Tensor]:
-        return self._maybe_checkpoint(index + 1, layer, x, mask, None, gates.layer(index))
 
     def _maybe_checkpoint(self, position: int, module: nn.Module, *inputs: Any) -> Any:
         if position in getattr(self, "gradient_checkpoint_layers", ()):

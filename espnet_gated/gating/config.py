@@ -10,6 +10,8 @@ SAMPLERS = ("gumbel", "budget")
 UNITS = ("flops", "modules")
 BUDGETS = ("exact", "learned")
 CONDITIONS = ("features", "context", "sparsity")
+LEVELS = {"encoder": ("utterance", "layer"), "decoder": ("utterance", "token")}
+"""What a gate may be decided for, by the kind of stack."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,9 @@ class GatingConfig:
 
     Attributes:
         modules: attribute names that may close; ``None``: all the family has.
+        level: ``utterance``: one look decides all gates of an utterance; ``layer`` (encoders): each layer's gates look
+            at that layer's input; ``token`` (decoders): each layer's gates look at its input at every token.
+        hierarchy: a layer gate above the module gates of each layer closes them all.
         target_sparsity: share to skip in training; a range ``(low, high)`` draws one for each utterance.
         dense_prob: share of the utterances that train with everything open when a range is drawn.
         anchors: targets that deserve more training than others in the range, because results are reported at them.
@@ -44,6 +49,8 @@ class GatingConfig:
     """
 
     modules: tuple[str, ...] | None = None
+    level: str = "utterance"
+    hierarchy: bool = False
     target_sparsity: float | tuple[float, float] = 0.5
     dense_prob: float = 0.2
     anchors: tuple[float, ...] = ()
@@ -75,6 +82,17 @@ class GatingConfig:
         _one_of("sparsity_unit", self.sparsity_unit, UNITS)
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("inference_budget", self.inference_budget, BUDGETS)
+        _one_of("level", self.level, ("utterance", "layer", "token"))
+        if self.level != "utterance" and self.sampler == "budget":
+            raise ValueError(
+                "gating.sampler: budget ranks all modules of an utterance at once, which gating.level: "
+                f"{self.level} never sees together; use sampler: gumbel"
+            )
+        if self.hierarchy and self.modules is not None:
+            raise ValueError(
+                f"gating.hierarchy closes whole layers, gating.modules leaves all but {', '.join(self.modules)} open; "
+                "drop one of them"
+            )
         for name in self.condition_on:
             _one_of("condition_on", name, CONDITIONS)
         if min(self.temperature) <= 0:
@@ -93,6 +111,22 @@ class GatingConfig:
         for name in ("hidden_units", "nominal_length", "nominal_memory"):
             if getattr(self, name) < 1:
                 raise ValueError(f"gating.{name} must be at least 1, got {getattr(self, name)}")
+
+    def check_level(self, stack: str) -> None:
+        """Whether the stack (``encoder``, ``decoder``) can have this level.
+
+        Raises:
+            ValueError: saying why not.
+        """
+        kind = "decoder" if stack.endswith("decoder") else "encoder"
+        if self.level in LEVELS[kind]:
+            return
+        why = {
+            "encoder": "an encoder's frames are computed together",
+            "decoder": "a decoder's input is never there as a whole before its end",
+        }[kind]
+        allowed = " or ".join(LEVELS[kind])
+        raise ValueError(f"gating.level must be {allowed} in the {stack}, got {self.level!r}: {why}")
 
     @property
     def target_range(self) -> tuple[float, float]:

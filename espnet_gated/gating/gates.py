@@ -61,7 +61,9 @@ def hard_gate(value: Tensor, host: Sequence[float] | None = None) -> ModuleGate:
     """
     if value.dim() == 2 and value.size(1) > 1:
         # Tokens of one utterance differ: whole rows cannot be skipped unless every token agrees.
-        return CLOSED if not bool(value.any()) else ModuleGate(value=value, soft=True)
+        if not bool(value.any()):
+            return CLOSED
+        return OPEN if bool(value.all()) else ModuleGate(value=value, soft=True)
     flags = [bool(v) for v in (value.flatten().tolist() if host is None else host)]
     if all(flags):
         return OPEN
@@ -97,8 +99,12 @@ class Gates:
     soft_open: Tensor | None = None
     host: list[list[float]] | None = None
 
-    def layer(self, index: int) -> LayerGates:
-        """Gates of layer ``index`` (from 0)."""
+    def walk(self) -> "Gates":
+        """These gates: they are decided already (see :class:`espnet_gated.gating.local.LocalGates`)."""
+        return self
+
+    def layer(self, index: int, x: Tensor | None = None, mask: Tensor | None = None) -> LayerGates:
+        """Gates of layer ``index`` (from 0), whatever its input ``x`` and ``mask``."""
         return {name: self._module(column) for column, (layer, name) in enumerate(self.names) if layer == index}
 
     def _module(self, column: int) -> ModuleGate:

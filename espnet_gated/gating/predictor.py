@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from espnet_gated.gating.budget import budget_in_order, exact_budget
 from espnet_gated.gating.config import GatingConfig, check_sparsity
 from espnet_gated.gating.context import ContextEncoder, ContextField, GatingContext
 from espnet_gated.gating.gates import Gates, ModuleName, all_open, from_values
-from espnet_gated.gating.sampler import budget_gates, gumbel_gates
+from espnet_gated.gating.hierarchy import Scores, prior_log_odds
+from espnet_gated.gating.local import LocalGates, Tally, draw, per_row, pool
+from espnet_gated.gating.sampler import budget_gates
 
 _SPARSITY_KNOTS = 9
 
@@ -37,8 +40,26 @@ class InferencePolicy:
     seed: int = 0
 
 
+class LayerHead(torch.nn.Module):
+    """The part of a local predictor that belongs to one layer: its input in, its log-odds out.
+
+    Args:
+        feature_size, width: sizes.
+        bias: (outputs,) where the log-odds start.
+    """
+
+    def __init__(self, feature_size: int, width: int, bias: Tensor):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(feature_size)
+        self.features = torch.nn.Linear(feature_size, width)
+        self.output = _output_layer(width, bias)
+
+
 class GatePredictor(torch.nn.Module):
-    """Predicts one gate per module and utterance.
+    """Predicts the gates of a stack: one per module and utterance, from one look at its pooled features.
+
+    At the levels ``layer`` and ``token`` each layer has a look of its own (I3D's local predictors: Peng et al., ICASSP
+    2023): context and asked sparsity are embedded once, and the gates of a layer are decided when its input is there.
 
     A linear map of the pooled features, the context embedding and an embedding of the asked sparsity are added,
     passed through one
@@ -53,6 +74,9 @@ class GatePredictor(torch.nn.Module):
         names: the M modules.
         costs: (M,) shares of the cost, sum one.
         config: options.
+
+    Raises:
+        ValueError: for a level that the stack cannot have.
     """
 
     def __init__(
@@ -64,24 +88,55 @@ class GatePredictor(torch.nn.Module):
         config: GatingConfig,
     ):
         super().__init__()
+        config.check_level(stack)
         self.stack = stack
         self.names = list(names)
         self.costs = costs.float()
         self.config = config
         width = config.hidden_units
-        self.norm = torch.nn.LayerNorm(feature_size)
-        self.features = torch.nn.Linear(feature_size, width)
+        self._columns: dict[int, list[int]] = {}
+        for column, (layer, _) in enumerate(self.names):
+            self._columns.setdefault(layer, []).append(column)
+        self._layer_of = torch.tensor([list(self._columns).index(layer) for layer, _ in self.names])
         self.sparsity = torch.nn.Linear(_SPARSITY_KNOTS, width, bias=False)
         self.context = ContextEncoder([], width)
-        self.output = torch.nn.Linear(width, len(self.names))
-        torch.nn.init.normal_(self.output.weight, std=0.1 * width**-0.5)
-        with torch.no_grad():
-            prior = config.prior * spread_layers([layer for layer, _ in self.names])
-            self.output.bias.copy_(prior / config.gate_speed)
+        start = config.prior / config.gate_speed * spread_layers(list(self._columns))  # of the outputs of each layer
+        if self.is_local:
+            self.heads = torch.nn.ModuleDict(
+                {
+                    str(layer): LayerHead(feature_size, width, bias.repeat(len(columns) + config.hierarchy))
+                    for (layer, columns), bias in zip(self._columns.items(), start, strict=True)
+                }
+            )
+        else:
+            self.norm = torch.nn.LayerNorm(feature_size)
+            self.features = torch.nn.Linear(feature_size, width)
+            layer_gates = start if config.hierarchy else start[:0]
+            self.output = _output_layer(width, torch.cat([start[self._layer_of], layer_gates]))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
         self.current: GatingContext | None = None
         self.policy = InferencePolicy()
-        self.last: Gates | None = None
+        self._last: Gates | LocalGates | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether each layer's gates look at that layer's own input."""
+        return self.config.level != "utterance"
+
+    @property
+    def last(self) -> Gates | None:
+        """What was decided last: for gates decided on the way the open shares of each utterance so far."""
+        if isinstance(self._last, LocalGates):
+            return self._last.tally.gates(soft=self._last.temperature is not None)
+        return self._last
+
+    @last.setter
+    def last(self, gates: Gates | LocalGates | None) -> None:
+        self._last = gates
+
+    def columns(self, layer: int) -> list[int]:
+        """Where the modules of a layer stand among the M."""
+        return self._columns.get(layer, [])
 
     def declare_context(self, fields: Sequence[ContextField], dropout: float) -> None:
         """Say which contexts exist (the model knows the vocabulary, the encoder does not)."""
@@ -97,21 +152,29 @@ class GatePredictor(torch.nn.Module):
         """Whether training has come to the updates in which masks are final."""
         return 0 < self.config.freeze_steps <= int(self.num_updates)
 
+    @property
+    def samples(self) -> bool:
+        """Whether gates are drawn, and multiplied in with a gradient: in training until masks are final."""
+        return self.training and not self.frozen
+
     # -- deciding ---------------------------------------------------------------------------------
-    def forward(self, pooled: Tensor) -> Gates:
+    def forward(self, pooled: Tensor) -> Gates | LocalGates:
         """Decide the gates of a batch, under ``current`` context and ``policy``.
 
         Args:
             pooled: (B, feature_size) features averaged over the frames of each utterance.
 
         Returns:
-            Gates of the M modules; also kept in ``last``.
+            gates of the M modules, or what decides them on the way; also kept in ``last``.
         """
-        if self.training and not self.frozen:
-            gates = self._sample(pooled)
-        elif self.policy.budget == "open":
+        gates: Gates | LocalGates | None = None
+        if not self.samples and self.policy.budget == "open":
             gates = all_open(pooled.size(0), self.names, self.costs, pooled)
-        else:
+        elif self.is_local:
+            gates = self._begin(pooled)
+        elif self.samples:
+            gates = self._sample(pooled)
+        if gates is None:
             gates = self._decide(pooled)
         self.last = gates
         return gates
@@ -126,18 +189,61 @@ class GatePredictor(torch.nn.Module):
         return like.new_full((like.size(0),), sparsity)
 
     def logits(self, pooled: Tensor, sparsity: Tensor) -> Tensor:
-        """Log-odds of running each module, (B, M)."""
-        seen = self.config.condition_on
-        hidden = self.features(self.norm(pooled.to(self.features.weight.dtype)))
-        if "features" not in seen:
+        """Log-odds of running each module, (B, M), from one look at the utterance."""
+        return self._scores(pooled, sparsity).joint
+
+    def _scores(self, pooled: Tensor, sparsity: Tensor) -> Scores:
+        layer_of = self._layer_of if self.config.hierarchy else None
+        return self._look(self, pooled, self._known(pooled, sparsity), sparsity, layer_of)
+
+    def local_scores(self, layer: int, features: Tensor, known: Tensor, sparsity: Tensor) -> Scores:
+        """What a layer's own predictor says.
+
+        Args:
+            layer: index of the layer.
+            features: (B, feature_size), or (B, T, feature_size) with one look for each token.
+            known: (B, hidden_units), see :class:`LocalGates`.
+            sparsity: (B,) asked.
+        """
+        layer_of = torch.zeros(len(self.columns(layer)), dtype=torch.long) if self.config.hierarchy else None
+        return self._look(self.heads[str(layer)], features, known, sparsity, layer_of)
+
+    def _look(self, head: Any, features: Tensor, known: Tensor, sparsity: Tensor, layer_of: Tensor | None) -> Scores:
+        hidden = head.features(head.norm(features.to(head.features.weight.dtype)))
+        if "features" not in self.config.condition_on:
             hidden = torch.zeros_like(hidden)
-        if "context" in seen:
-            hidden = hidden + self.context(self.current, hidden)
-        if "sparsity" in seen:
-            hidden = hidden + self.sparsity(_hat(sparsity).to(hidden))
-        prior = torch.logit(1.0 - sparsity.clamp(0.01, 0.99)).to(hidden)
+        between = [1] * (hidden.dim() - 2)
+        hidden = hidden + known.reshape(len(known), *between, -1)
+        prior = prior_log_odds(sparsity, self.config.hierarchy).to(hidden)
         # Optimizers like Adam move parameters by a rate of their own: what they are multiplied with is their speed.
-        return self.config.gate_speed * self.output(torch.nn.functional.silu(hidden)) + prior[:, None]
+        output = self.config.gate_speed * head.output(torch.nn.functional.silu(hidden))
+        return Scores.split(output + per_row(prior, hidden), layer_of)
+
+    def _known(self, like: Tensor, sparsity: Tensor) -> Tensor:
+        """Context and asked sparsity, embedded: (B, hidden_units)."""
+        seen, like = self.config.condition_on, like.to(self.sparsity.weight.dtype)
+        known = like.new_zeros(like.size(0), self.config.hidden_units)
+        if "context" in seen:
+            known = known + self.context(self.current, like)
+        if "sparsity" in seen:
+            known = known + self.sparsity(_hat(sparsity).to(known))
+        return known
+
+    def _begin(self, like: Tensor) -> LocalGates | None:
+        """Everything that can be known before the first layer runs; ``like`` (B, …) gives batch, type and device.
+
+        ``None`` at inference where no layer needs to be looked at: nothing is to be skipped, or a fixed mask.
+        """
+        sparsity = self.asked(like)
+        if not self.samples and (self.policy.budget == "fixed" or not bool(sparsity.any())):
+            return None
+        utts = torch.arange(like.size(0), device=like.device)
+        known = self._known(like, sparsity)
+        tally = Tally(like.size(0), self.names, self.costs, known)
+        # What is drawn at the first and at the last layer belongs to one update: it is counted when the next begins.
+        gates = LocalGates(self, known, sparsity, utts, tally, self._temperature() if self.samples else None)
+        self.num_updates += self.samples
+        return gates
 
     # -- training ---------------------------------------------------------------------------------
     def draw_targets(self, batch: int, device: torch.device | None = None) -> Tensor:
@@ -159,17 +265,18 @@ class GatePredictor(torch.nn.Module):
 
     def _sample(self, pooled: Tensor) -> Gates:
         sparsity = self.asked(pooled)
-        logits = self.logits(pooled, sparsity)
-        temperature = self._anneal(self.config.temperature, geometric=True)
+        scores = self._scores(pooled, sparsity)
         if not self.samples_budgets:
-            values, soft_open = gumbel_gates(logits, temperature)
-            values = torch.where(sparsity[:, None] > 0, values, torch.ones_like(values))
+            values, soft_open = draw(scores, sparsity, self._temperature())
         else:
             noise = self._anneal(self.config.noise)
-            values, soft_open = budget_gates(logits, self.costs, sparsity, temperature, noise)
+            values, soft_open = budget_gates(scores.joint, self.costs, sparsity, self._temperature(), noise)
         self.num_updates += 1
         costs = self.costs.to(values)
-        return Gates(values, self.names, costs, logits, soft=True, soft_open=soft_open)
+        return Gates(values, self.names, costs, scores.joint, soft=True, soft_open=soft_open)
+
+    def _temperature(self) -> float:
+        return self._anneal(self.config.temperature, geometric=True)
 
     def _progress(self, steps: int) -> float:
         return 1.0 if steps <= 0 else min(1.0, float(self.num_updates) / steps)
@@ -184,7 +291,11 @@ class GatePredictor(torch.nn.Module):
     # -- inference --------------------------------------------------------------------------------
     def _decide(self, pooled: Tensor) -> Gates:
         sparsity = self.asked(pooled)
-        logits = self.logits(pooled, sparsity)
+        if self.is_local:  # left to decide here is what needs no look (see ``_begin``)
+            logits = pooled.new_zeros(pooled.size(0), len(self.names))
+        else:
+            scores = self._scores(pooled, sparsity)
+            logits = scores.both if (self.policy.budget or self.config.inference_budget) == "learned" else scores.joint
         # The one device-to-host copy: everything below needs the numbers on the host.
         table = torch.cat([logits, sparsity[:, None]], dim=1).double().cpu().tolist()
         rows = [self._open(row[:-1], row[-1]) for row in table]
@@ -244,20 +355,13 @@ def spread_layers(layers: Sequence[int]) -> Tensor:
     return torch.tensor([1.0 - step * kept.index(layer) for layer in layers])
 
 
-def pool(features: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Average over frames.
-
-    Args:
-        features: (B, T, size).
-        mask: (B, 1, T) or (B, T), true for frames that count.
-
-    Returns:
-        (B, size)
-    """
-    if mask is None:
-        return features.mean(1)
-    weight = mask.reshape(mask.size(0), -1).to(features)
-    return (features * weight[:, :, None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1.0)
+def _output_layer(width: int, bias: Tensor) -> torch.nn.Linear:
+    """Starts near its bias (M,), so that an untrained predictor follows the asked sparsity and the prior alone."""
+    layer = torch.nn.Linear(width, bias.numel())
+    torch.nn.init.normal_(layer.weight, std=0.1 * width**-0.5)
+    with torch.no_grad():
+        layer.bias.copy_(bias)
+    return layer
 
 
 def _hat(sparsity: Tensor) -> Tensor:

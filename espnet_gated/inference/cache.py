@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_gated.gating.gates import OPEN, Gates, ModuleGate
+from espnet_gated.gating.local import LocalGates, Walk
 from espnet_gated.layers.transformer_decoder import GatedDecoderLayer
 
 _GROW = 32  # positions added when a buffer is full
@@ -165,15 +166,19 @@ class LayerPlan:
 class RowPlans:
     """The plans of all layers, worked out once for as long as the rows keep their utterances and gates."""
 
-    def __init__(self, gates: Gates | None, utt_of_row: tuple[int, ...], utterances: int):
+    def __init__(self, gates: Gates | LocalGates | None, utt_of_row: tuple[int, ...], utterances: int):
         self.gates = gates
         self.utt_of_row = utt_of_row
         self._utterances = utterances
         self._layers: dict[int, LayerPlan] = {}
-        self._row_gates: Gates | None = None
+        self._row_gates: Gates | LocalGates | None = None
+        self._walk: Walk | None = None
 
-    def layer(self, index: int) -> LayerPlan:
-        """The plan of layer ``index``."""
+    def layer(self, index: int, x: Tensor | None = None) -> LayerPlan:
+        """The plan of layer ``index``, whose input is ``x`` (rows, n, size)."""
+        if isinstance(self.gates, LocalGates):
+            assert x is not None
+            return self._decide(index, x)
         if index not in self._layers:
             gates = self._gates(index)
             open_rows = gates.get("src_attn", OPEN).rows
@@ -183,13 +188,30 @@ class RowPlans:
             self._layers[index] = LayerPlan(gates, None if everyone else tuple(utts), tuple(counts))
         return self._layers[index]
 
+    def _decide(self, index: int, x: Tensor) -> LayerPlan:
+        """The plan of a layer whose gates are decided at every step; layer 0 starts a step."""
+        if self._walk is None or index == 0:
+            if self._row_gates is None:
+                assert self.gates is not None
+                self._row_gates = self.gates.select(torch.tensor(self.utt_of_row, device=x.device))
+            assert isinstance(self._row_gates, LocalGates)
+            self._walk = self._row_gates.walk()
+        gates = self._walk.layer(index, x)
+        open_rows = gates.get("src_attn", OPEN).rows
+        rows = range(len(self.utt_of_row)) if open_rows is None else open_rows.tolist()
+        # Of all utterances, also where no row of one looks: others will at the next step, and each is projected once.
+        seen = [self.utt_of_row[r] for r in rows]
+        return LayerPlan(gates, None, tuple(seen.count(u) for u in range(self._utterances)))
+
     def _gates(self, index: int) -> Mapping[str, ModuleGate]:
         if self.gates is None:
             return {}
+        assert isinstance(self.gates, Gates)
         if self.gates.values.size(0) == 1:  # one utterance: open or closed for all rows alike
             return self.gates.layer(index)
         if self._row_gates is None:
             self._row_gates = self.gates.select(torch.tensor(self.utt_of_row, device=self.gates.values.device))
+        assert isinstance(self._row_gates, Gates)
         return self._row_gates.layer(index)
 
 
@@ -207,7 +229,7 @@ class DecoderCache:
     """
 
     layers: tuple[LayerCache, ...]
-    gates: Gates | None
+    gates: Gates | LocalGates | None
     utt_of_row: tuple[int, ...]
     length: int = 0
     per_token: bool = False
@@ -225,7 +247,7 @@ class DecoderCache:
         layers: Sequence[GatedDecoderLayer],
         memory: Tensor,
         mask: Tensor | None,
-        gates: Gates | None,
+        gates: Gates | LocalGates | None,
         per_token: bool = False,
     ) -> DecoderCache:
         """Cache for one hypothesis of each utterance.
@@ -235,8 +257,9 @@ class DecoderCache:
             memory: (U, T, size) encoder output.
             mask: (U, 1, T), true for frames that count; ``None``: all do.
             gates: of the U utterances.
-            per_token: see the class.
+            per_token: see the class; gates that are decided on the way are so anyhow.
         """
+        per_token = per_token or isinstance(gates, LocalGates)
         caches = tuple(LayerCache(SourceMemory(memory, mask)) for _ in layers)
         return cls(caches, gates, tuple(range(memory.size(0))), per_token=per_token)
 
@@ -268,10 +291,10 @@ class DecoderCache:
             utt_of_row=tuple(new_number[u] for u in smaller.utt_of_row),
         )
 
-    def plan(self, index: int) -> LayerPlan:
-        """What layer ``index`` does for the rows."""
+    def plan(self, index: int, x: Tensor | None = None) -> LayerPlan:
+        """What layer ``index`` does for the rows, whose newest positions enter it as ``x`` (rows, n, size)."""
         assert self.plans is not None
-        return self.plans.layer(index)
+        return self.plans.layer(index, x)
 
 
 def project(attn: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

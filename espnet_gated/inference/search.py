@@ -22,6 +22,7 @@ from torch import Tensor
 
 from espnet_gated.decoder import GatedTransformerDecoder
 from espnet_gated.gating.gates import Gates
+from espnet_gated.gating.local import LocalGates
 from espnet_gated.inference.cache import DecoderCache
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
 from espnet_gated.inference.topk import top_k
@@ -121,7 +122,7 @@ class CachedBeamSearch(BatchBeamSearch):
         primers: Sequence[Sequence[int]],
         maxlenratio: float,
         minlenratio: float,
-        gates: Gates | None,
+        gates: Gates | LocalGates | None,
     ) -> list[list[Hypothesis]]:
         """:meth:`search_batch` with gates that may be decided already."""
         if len({len(p) for p in primers}) != 1:
@@ -161,7 +162,7 @@ class CachedBeamSearch(BatchBeamSearch):
         memory: Tensor,
         frames: Sequence[int],
         primers: Sequence[Sequence[int]],
-        gates: Gates | None,
+        gates: Gates | LocalGates | None,
     ) -> SearchState:
         self._primer_length = len(primers[0])
         filters = [s for s in self.full_scorers.values() if isinstance(s, ScoreFilter)]
@@ -415,7 +416,7 @@ class CachedBeamSearch(BatchBeamSearch):
         primers: Sequence[Sequence[int]],
         maxlenratio: float,
         minlenratio: float,
-        gates: Gates | None,
+        gates: Gates | LocalGates | None,
     ) -> list[Hypothesis]:
         """Search an utterance of which no hypothesis ended, under the gates it had."""
         logging.warning("no hypothesis has ended: searching again with a smaller minlenratio")
