@@ -50,8 +50,12 @@ def make_checkpoint(
     seed: int = 0,
     encoder_conf: dict | None = None,
     special: SpecialTokens = SPECIAL,
+    gating: tuple[dict, dict] = ({}, {}),
 ) -> Checkpoint:
-    """Write a checkpoint; a gated and a dense one of the same seed share their weights."""
+    """Write a checkpoint; a gated and a dense one of the same seed share their weights.
+
+    ``gating``: more options for the gates of encoder and decoder.
+    """
     register()
     files = Checkpoint(folder)
     tokens = train_tokenizer(["ab abc cab bad cad dab ba ca"], folder, 24 + len(special.times), special)
@@ -80,7 +84,7 @@ def make_checkpoint(
     }
     config["encoder_conf"] |= encoder_conf or {}
     if gated:
-        config["encoder_conf"]["gating"] = config["decoder_conf"]["gating"] = GATING
+        config["encoder_conf"]["gating"], config["decoder_conf"]["gating"] = (GATING | more for more in gating)
     files.config.write_text(yaml.safe_dump(_plain(config)), encoding="utf-8")
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -240,7 +240,6 @@ class GatePredictor(torch.nn.Module):
         utts = torch.arange(like.size(0), device=like.device)
         known = self._known(like, sparsity)
         tally = Tally(like.size(0), self.names, self.costs, known)
-        # What is drawn at the first and at the last layer belongs to one update: it is counted when the next begins.
         gates = LocalGates(self, known, sparsity, utts, tally, self._temperature() if self.samples else None)
         self.num_updates += self.samples
         return gates

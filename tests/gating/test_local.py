@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import decoders, encoders, features
+from tiny import decoders, encoders, features, nudge
 
 from espnet_gated.encoder import GatedTransformerEncoder
 from espnet_gated.gating.config import GatingConfig
@@ -81,7 +81,7 @@ def test_every_utterance_and_every_token_keeps_its_budget(level, hierarchy):
         skipped = 1.0 - (values * COSTS.float()).sum(-1)
         assert (skipped >= sparsity - 1e-6).all()
         assert (skipped <= sparsity + 0.25).all()  # at most the last layer is not used up
-        if level == "token":
+        if level == "token" and sparsity == 0.5:
             assert not torch.equal(values[:, 0], values[:, 1])
         torch.testing.assert_close(predictor.last.skipped(), skipped.mean(1))
 
@@ -159,7 +159,10 @@ def test_padding_is_not_looked_at():
         encoder = GatedTransformerEncoder(20, **sizes, gating={"level": "layer", "hidden_units": 6})
         for parameter in encoder.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
-    encoder.double().eval().gate_predictor.set_policy(0.5, "learned")
+    nudge(encoder.double().eval().gate_predictor)
+    for head in encoder.gate_predictor.heads.values():
+        torch.nn.init.zeros_(head.output.bias)
+    encoder.gate_predictor.set_policy(0.5, "learned")
     x, lengths = features(12, 7, 9)
     together, _, _ = encoder(x, lengths)
     gates = encoder.gate_predictor.last.values
