@@ -16,6 +16,7 @@ import yaml
 class PretrainedFiles:
     """What a recipe takes from a public model."""
 
+    config: Path
     checkpoint: Path
     bpe_model: Path
     token_list: list[str]
@@ -42,7 +43,7 @@ def find_files(model: str) -> PretrainedFiles:
         tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
     if not tokens:
         raise ValueError(f"{config_file}: has no token_list (--model)")
-    return PretrainedFiles(checkpoint, _bpe_model(root, config_file, config), tokens)
+    return PretrainedFiles(config_file, checkpoint, _bpe_model(root, config_file, config), tokens)
 
 
 def use_pretrained(model: str, output_dir: str | Path, langs: Iterable[str], tasks: Iterable[str]) -> PretrainedFiles:

@@ -25,6 +25,7 @@ from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
 from espnet_gated.inference.long_form import LongForm, Segment, decode_long
 from espnet_gated.inference.optimize import HALF, optimize_for_inference, quantize_for_inference
 from espnet_gated.inference.search import CachedBeamSearch
+from espnet_gated.pretrained import find_files
 from espnet_gated.twin import gate_in_place, load_weights
 
 Speech: TypeAlias = Any
@@ -428,7 +429,8 @@ class Speech2Text(ESPnetSpeech2Text):
         """Load a model from a folder or a hub tag.
 
         Args:
-            model_tag: a folder with ``config.yaml`` and a checkpoint, or a tag for ``espnet_model_zoo``; ``None``:
+            model_tag: a folder with ``config.yaml`` and a checkpoint, one that ``espnet2.bin.pack`` has packed (it has a
+                ``meta.yaml``), or a tag for ``espnet_model_zoo``; ``None``:
                 paths are in
                 ``kwargs``.
             kwargs: arguments of :class:`Speech2Text`.
@@ -454,7 +456,11 @@ class _Encoded:
 
 
 def _files_of(folder: Path) -> dict[str, str]:
-    """Configuration and checkpoint of a model folder."""
+    """Configuration and checkpoint of a folder: as published or unpacked (with ``meta.yaml``), or of an experiment."""
+    if (folder / "meta.yaml").is_file():
+        found = find_files(str(folder))
+        named = {"s2t_train_config": found.config, "s2t_model_file": found.checkpoint, "bpemodel": found.bpe_model}
+        return {name: str(path) for name, path in named.items()}
     config = folder / "config.yaml"
     checkpoints = sorted(folder.glob("*.pth"), key=lambda p: ("ave" not in p.name, "best" not in p.name, p.name))
     if not config.is_file() or not checkpoints:
