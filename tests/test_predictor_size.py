@@ -15,7 +15,8 @@ SHAPES = {
 }
 
 
-def build(name):
+def build(name, local=False):
+    of_encoder, of_decoder = ({"level": "layer"}, {"level": "token"}) if local else ({}, {})
     size, heads, blocks, units, kernel, input_layer, frames, special, vocab = SHAPES[name]
     with torch.device("meta"):  # shapes only
         encoder = GatedEBranchformerEncoder(
@@ -32,8 +33,9 @@ def build(name):
             macaron_ffn=True,
             linear_units=units,
             merge_conv_kernel=kernel,
+            gating=of_encoder,
         )
-        decoder = GatedTransformerDecoder(vocab, size, heads, units, blocks)
+        decoder = GatedTransformerDecoder(vocab, size, heads, units, blocks, gating=of_decoder)
         fields = parse_fields({"lang": "token", "task": "token"}, [f"<t{i}>" for i in range(special)])
         for stack in (encoder, decoder):
             stack.gate_predictor.declare_context(fields, 0.1)
@@ -44,13 +46,14 @@ def parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_predictors_are_light(name):
-    encoder, decoder, frames = build(name)
+@pytest.mark.parametrize(("name", "local"), [*((name, False) for name in SHAPES), ("owsm_v3.1_base", True)])
+def test_predictors_are_light(name, local):
+    """Local gates have a head in each layer and are for wide models: the mini shape's would be 2 % of it."""
+    encoder, decoder, frames = build(name, local)
     encoder_flops = sum(sum(layer.module_costs(frames).values()) for layer in encoder.encoders)
     tokens = 10
     decoder_flops = sum(sum(layer.module_costs(tokens, frames).values()) for layer in decoder.decoders)
-    for stack, flops in ((encoder, encoder_flops), (decoder, decoder_flops)):
+    for stack, flops, looks in ((encoder, encoder_flops, 1), (decoder, decoder_flops, tokens if local else 1)):
         predictor = stack.gate_predictor
         assert 0 < parameters(predictor) <= 0.01 * (parameters(stack) - parameters(predictor))
-        assert 0 < linear_flops(predictor, 1) <= 0.01 * flops
+        assert 0 < linear_flops(predictor, looks) <= 0.01 * flops

@@ -72,9 +72,8 @@ class Tally:
 
     def add(self, layer: int, utts: Tensor, opened: Tensor, logits: Tensor, looks: Tensor) -> None:
         """Add a layer's decisions: rows' sums over their tokens (R, m), and their numbers of tokens (R,)."""
-        self._open[layer] = self._open[layer].index_add(0, utts, opened)
-        self._logits[layer] = self._logits[layer].index_add(0, utts, logits.detach())
-        self._looks[layer] = self._looks[layer].index_add(0, utts, looks)
+        for table, part in ((self._open, opened), (self._logits, logits.detach()), (self._looks, looks)):
+            table[layer] = table[layer].index_add(0, utts, part.to(table[layer]))  # autocast may have halved it
 
     def gates(self, soft: bool) -> Gates:
         """Open shares of each utterance and module, as ``Gates`` whose values lie between 0 and 1.
@@ -159,15 +158,15 @@ class Walk:
         Every utterance (token) keeps its budget; it may stay below it by a part of the last layer.
         """
         predictor = self._of.predictor
-        costs = predictor.costs.double().to(logits.device)
-        columns = predictor.columns(index)
+        columns, costs = predictor.columns(index), predictor.costs.double()
         share = 1.0 - per_row(self._of.sparsity, logits)[..., 0].double()
         if self._left is None:
             self._left = share.expand(logits.shape[:-1])
-        after = float(costs[columns[-1] + 1 :].sum())
+        after = float(costs[columns[-1] + 1 :].sum())  # on the host, where the costs are
+        costs = costs[columns].to(logits.device)
         highest = self._left - RESERVE * share * after
-        values = best_within(logits, costs[columns], self._left - after - TOLERANCE, highest)
-        self._left = self._left - (values * costs[columns]).sum(-1)
+        values = best_within(logits, costs, self._left - after - TOLERANCE, highest)
+        self._left = self._left - (values * costs).sum(-1)
         return values
 
 

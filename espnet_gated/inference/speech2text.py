@@ -429,10 +429,8 @@ class Speech2Text(ESPnetSpeech2Text):
         """Load a model from a folder or a hub tag.
 
         Args:
-            model_tag: a folder with ``config.yaml`` and a checkpoint, one that ``espnet2.bin.pack`` has packed (it has a
-                ``meta.yaml``), or a tag for ``espnet_model_zoo``; ``None``:
-                paths are in
-                ``kwargs``.
+            model_tag: a folder with ``config.yaml`` and a checkpoint, the unpacked folder of ``espnet2.bin.pack`` (with
+                ``meta.yaml``), or a tag for ``espnet_model_zoo``; ``None``: paths are in ``kwargs``.
             kwargs: arguments of :class:`Speech2Text`.
         """
         if model_tag is not None and Path(model_tag).is_dir():
