@@ -98,6 +98,9 @@ class GatePredictor(torch.nn.Module):
         for column, (layer, _) in enumerate(self.names):
             self._columns.setdefault(layer, []).append(column)
         self._layer_of = torch.tensor([list(self._columns).index(layer) for layer, _ in self.names])
+        if not self.is_local:
+            self.norm = torch.nn.LayerNorm(feature_size)
+            self.features = torch.nn.Linear(feature_size, width)
         self.sparsity = torch.nn.Linear(_SPARSITY_KNOTS, width, bias=False)
         self.context = ContextEncoder([], width)
         start = config.prior / config.gate_speed * spread_layers(list(self._columns))  # of the outputs of each layer
@@ -109,8 +112,6 @@ class GatePredictor(torch.nn.Module):
                 }
             )
         else:
-            self.norm = torch.nn.LayerNorm(feature_size)
-            self.features = torch.nn.Linear(feature_size, width)
             layer_gates = start if config.hierarchy else start[:0]
             self.output = _output_layer(width, torch.cat([start[self._layer_of], layer_gates]))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
