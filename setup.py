@@ -30,9 +30,12 @@ extras = {
         "tqdm>=4.66",
     ],
 }
+# espnetez imports every task of ESPnet; its singing voice synthesis needs this and ESPnet does not say so.
+extras["ez"] = ["six>=1.16"]
 extras["dev"] = [
     *extras["mini"],
     *extras["corpora"],
+    *extras["ez"],
     "hypothesis>=6.100",
     "mypy>=1.10",
     "pytest>=8",
