@@ -7,6 +7,7 @@ directories are ESPnet's (``wav.scp``, ``text``, ``text.prev``, ``text.ctc``).
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import espnetez
@@ -43,4 +44,5 @@ if __name__ == "__main__":
     for option in ("config", "train", "valid", "exp"):
         parser.add_argument(f"--{option}", required=True)
     args = parser.parse_args()
+    del sys.argv[1:]  # ESPnet's get_default_config, which espnetez calls, would take these options for its own
     print(train(args.config, args.train, args.valid, args.exp))
