@@ -108,7 +108,7 @@ def test_files_and_terminal(exp, capsys):
     ):
         assert part in text, part
     assert "ASR: BLEU" not in text and "ST: WER" not in text
-    assert "different machines" not in text
+    assert "different conditions" not in text
 
 
 def test_second_run_ignores_its_own_output(exp):
@@ -121,7 +121,7 @@ def test_second_run_ignores_its_own_output(exp):
 def test_different_machines_are_pointed_out(exp):
     write(exp, "late", rows("other", 0.1, 0.9), {"machine": {"cpu": "Slow CPU"}, "threads": 8})
     text = report(gather(exp))
-    assert "timed on different machines" in text
+    assert "timed under different conditions" in text
     assert "`Fast CPU`, `Slow CPU`" in text
 
 
