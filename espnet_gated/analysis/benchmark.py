@@ -305,7 +305,7 @@ def _results(settings: Settings, systems: Sequence[System]) -> list[Result]:
         own_dense = None if system.name == "espnet" else dense[system.dtype]
         row = {
             "system": system.name,
-            "arch": Path(settings.arch).stem,
+            "arch": Path(settings.arch).name.removesuffix(".yaml"),  # «owsm_v3.1_base» has a dot of its own
             "device": _device_name(settings.device),
             "dtype": system.dtype,
             "seconds": settings.seconds,
