@@ -18,7 +18,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
-from espnet_gated.gating.config import parse_sparsity
+from espnet_gated.gating.config import check_sparsity, parse_sparsity
 from espnet_gated.gating.context import GatingContext, TokenContext, context_of_batch, parse_fields
 from espnet_gated.gating.distillation import distillation_loss
 from espnet_gated.gating.gates import Gates
@@ -61,6 +61,7 @@ class GatedModelMixin(AbsESPnetModel):
         default_context: Mapping[str, str] | None = None,
         context_dropout: float = 0.1,
         distill_weight: float = 0.0,
+        joint_targets: Sequence[Sequence[float]] = (),
     ) -> None:
         """Connect the gate predictors of a ready-built model.
 
@@ -74,7 +75,10 @@ class GatedModelMixin(AbsESPnetModel):
             context_dropout: probability that a context of an utterance is dropped in training.
             distill_weight: weight of the distillation loss: the posteriors (attention and CTC) of the same model
                 with every gate open teach the gated one. Costs one more forward pass.
+            joint_targets: ``[encoder, decoder, share]`` each: share of the training utterances that are asked for
+                this sparsity in encoders and decoders together. The others draw each stack's target by itself.
         """
+        self.joint_targets = parse_joint_targets(joint_targets)
         if not 0.0 <= context_dropout <= 1.0:
             raise ValueError(f"context_dropout must be in [0, 1], got {context_dropout}")
         self.sparsity_weight = sparsity_weight
@@ -143,11 +147,25 @@ class GatedModelMixin(AbsESPnetModel):
         text = batch["text"]
         context = context_of_batch(self.context_fields, batch)
         sparsity = {}
+        point = self._draw_points(text)
         for name, predictor in self.gate_predictors().items():
             if self.training or predictor.policy == InferencePolicy():
                 sparsity[name] = predictor.draw_targets(text.size(0), text.device)
+            if point is not None:
+                joint = sparsity[name].new_tensor([*(p[name.endswith("decoder")] for p in self.joint_targets), 0.0])
+                sparsity[name] = torch.where(
+                    point < len(self.joint_targets), predictor.ramp(joint[point]), sparsity[name]
+                )
         categories = {**self.token_context.from_text(text), **context.categories}
         return GatingContext(categories, context.vectors, sparsity)
+
+    def _draw_points(self, text: Tensor) -> Tensor | None:
+        """Which of the joint targets each training utterance has, (B,); their number stands for none."""
+        if not (self.training and self.joint_targets):
+            return None
+        shares = [share for *_, share in self.joint_targets]
+        shares.append(max(0.0, 1.0 - sum(shares)))
+        return torch.multinomial(torch.tensor(shares), text.size(0), replacement=True).to(text.device)
 
     # -- training ---------------------------------------------------------------------------------
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -258,6 +276,25 @@ MODELS: dict[type[nn.Module], type[GatedModelMixin]] = {
 def gating_options() -> list[str]:
     """Names of the options that a gated model takes beside those of ESPnet's class."""
     return [name for name in inspect.signature(GatedModelMixin.init_gating).parameters if name != "self"]
+
+
+def parse_joint_targets(points: Sequence[Sequence[float]]) -> list[tuple[float, float, float]]:
+    """Check ``[encoder, decoder, share]`` triples.
+
+    Raises:
+        ValueError: for a triple of another length, a sparsity outside [0, 1) or shares that sum to more than one.
+    """
+    for point in points:
+        if len(point) != 3:
+            raise ValueError(f"joint_targets takes [encoder, decoder, share] each, got {list(point)}")
+        for value in point[:2]:
+            check_sparsity(value, "joint_targets")
+    shares = [float(point[2]) for point in points]
+    if any(share < 0 for share in shares) or sum(shares) > 1 + 1e-6:
+        raise ValueError(f"the shares of joint_targets must be at least 0 and sum to at most 1, got {shares}")
+    return [
+        (float(encoder), float(decoder), share) for (encoder, decoder, _), share in zip(points, shares, strict=True)
+    ]
 
 
 def _context_of_environment() -> dict[str, str]:

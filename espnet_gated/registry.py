@@ -16,6 +16,7 @@ ENCODERS = {
     "gated_transformer": "espnet_gated.encoder:GatedTransformerEncoder",
 }
 DECODERS = {"gated_transformer": "espnet_gated.decoder:GatedTransformerDecoder"}
+OPTIMIZERS = {"muon": "espnet_gated.optim:MuonAdam"}  # any task, any model
 
 # ESPnet task module → attribute holding its choices → names. Loaded when ``register`` is called.
 CLASSES: dict[str, dict[str, dict[str, str]]] = {
@@ -66,6 +67,7 @@ def register(task: str = "espnet2.tasks.s2t") -> None:
     tasks = importlib.import_module("espnet_gated.tasks")
     tasks.build_gated_models(module)
     tasks.let_contexts_through()
+    tasks.add_optimizers({name: load(path) for name, path in OPTIMIZERS.items()})
 
 
 def register_when_imported() -> None:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from espnet2.tasks.abs_task import AbsTask
+import torch
+from espnet2.tasks.abs_task import AbsTask, optim_classes
 from espnet2.train.dataset import AbsDataset
 from torch import nn
 
@@ -100,3 +102,24 @@ class _WithoutContexts(AbsDataset):
 
     def __getitem__(self, uid: Any) -> Any:
         return self.dataset[uid]
+
+
+def add_optimizers(classes: Mapping[str, type[torch.optim.Optimizer]]) -> None:
+    """Make optimizers choosable that want to know the names of the parameters, which ESPnet does not tell.
+
+    Args:
+        classes: YAML name → class whose first argument is ``model.named_parameters()``.
+    """
+    optim_classes.update(classes)
+    original = vars(AbsTask)["build_optimizers"]
+    if hasattr(original.__func__, "knows_names"):
+        return
+
+    @functools.wraps(original.__func__)
+    def build_optimizers(cls: Any, args: argparse.Namespace, model: nn.Module) -> Any:
+        if args.optim in classes:
+            return [classes[args.optim](model.named_parameters(), **args.optim_conf)]
+        return original.__func__(cls, args, model)
+
+    build_optimizers.knows_names = True  # type: ignore[attr-defined]
+    setattr(AbsTask, "build_optimizers", classmethod(build_optimizers))  # noqa: B010

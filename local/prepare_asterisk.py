@@ -23,12 +23,14 @@ from typing import Any
 from espnet_gated.data.datadir import Utterance, write_data_dir
 from local.asterisk import corpus
 from local.asterisk.audio import SAMPLE_RATE
+from local.asterisk.augment import Augmentation, Augmenter
 from local.asterisk.packages import FetchError, describe_debs, unpack_packages
 from local.asterisk.split import DEV, TEST, TRAIN, split_prompts
 from local.asterisk.transcripts import LANGUAGES
 from local.pairs import parse_pairs
 
 UNSEEN = "test_unseen_spk"
+KINDS = (("-joined[.]", "prompts in a row"), ("-span[.]", "pieces, synthesised"), ("^synth", "prompts, synthesised"))
 
 
 def prepare_asterisk(
@@ -43,6 +45,10 @@ def prepare_asterisk(
     test_share: float = 0.12,
     seed: int = 0,
     nj: int = 1,
+    speeds: Sequence[float] = (),
+    joined: int = 0,
+    synth_voices: int = 0,
+    synth_spans: int = 0,
 ) -> dict[str, Any]:
     """Fetch what is missing, clean, split and write the data directories.
 
@@ -55,7 +61,9 @@ def prepare_asterisk(
         min_seconds, max_seconds: recordings outside are left out.
         dev_share, test_share: shares of the groups of prompts that say the same.
         seed: of the split.
-        nj: threads that convert audio.
+        nj: threads that convert audio, and processes of the synthesiser.
+        speeds, joined, synth_voices, synth_spans: additions to the training set, see
+            :class:`local.asterisk.augment.Augmentation`.
 
     Returns:
         What is also written to ``asterisk.json``: ``sets`` (rows with prompts, minutes and
@@ -70,6 +78,7 @@ def prepare_asterisk(
     _check_langs(langs)
     pairs = parse_pairs(st_pairs, langs)
     limits = corpus.Limits(min_seconds, max_seconds)
+    how = Augmentation(tuple(speeds), joined, synth_voices, synth_spans)
     voices = [v for v in corpus.VOICES if v.lang in langs and (v.official or second_voices)]
     names = sorted({v.package for v in voices} | {corpus.transcript_package(x) for x in langs})
     roots = unpack_packages(names, downloads_dir)
@@ -80,6 +89,7 @@ def prepare_asterisk(
     texts = {lang: one.texts for lang, one in transcripts.items()}
     split = split_prompts(texts, dev_share, test_share, seed)
     sets: dict[str, list[Utterance]] = defaultdict(list)
+    training: list[corpus.Recording] = []
     dropped = {}
     for voice in voices:
         found, reasons = corpus.record(
@@ -88,14 +98,22 @@ def prepare_asterisk(
         dropped[voice.spk] = dict(sorted(Counter(reasons.values()).items()))
         for recording in found:
             name = split[recording.name]
+            if voice.official and name == TRAIN:
+                training.append(recording)
             if voice.official or name == TEST:
                 rows = corpus.utterances([recording], texts, pairs)
                 sets[name if voice.official else UNSEEN] += rows
+    held_out = {name for name, place in split.items() if place != TRAIN}
+    augmenter = Augmenter(texts, held_out, downloads_dir / "augmented", limits, seed, nj)
+    made = augmenter.augment(training, how)
+    additions = list(corpus.utterances(made.recordings, made.texts, pairs))
+    summary_of_additions = _additions(additions)
     for name in (TRAIN, DEV, TEST, *([UNSEEN] if sets[UNSEEN] else [])):
-        write_data_dir(data_dir / name, sets[name])
+        write_data_dir(data_dir / name, sets[name] + (additions if name == TRAIN else []))
     _keep_licences(roots, data_dir / "licences")
     summary = {
         "sets": _count(sets),
+        "additions": summary_of_additions,
         "dropped": dropped,
         "packages": describe_debs(names, downloads_dir),
         "split": dict(sorted(split.items())),
@@ -119,6 +137,10 @@ def format_tables(summary: dict[str, Any]) -> str:
     for row in summary["sets"]:
         cells = (row[key] for key in ("set", "lang", "prompts", "minutes", "asr", "st"))
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    if summary["additions"]:
+        lines += ["", "| added to train | minutes | ASR | ST |", "|---|---|---|---|"]
+        for row in summary["additions"]:
+            lines.append(f"| {row['kind']} | {row['minutes']} | {row['asr']} | {row['st']} |")
     reasons = sorted({reason for counts in summary["dropped"].values() for reason in counts})
     lines += ["", "| left out | " + " | ".join(reasons) + " |", "|---" * (len(reasons) + 1) + "|"]
     for spk, counts in summary["dropped"].items():
@@ -150,7 +172,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dev_share", type=float, default=0.08)
     parser.add_argument("--test_share", type=float, default=0.12)
     parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.add_argument("--nj", type=int, default=1, help="threads that convert audio")
+    parser.add_argument("--nj", type=int, default=1, help="threads that convert audio, processes that synthesise")
+    more = parser.add_argument_group("additions to the training set, from training prompts alone")
+    more.add_argument("--speeds", nargs="*", type=float, default=[], help="every recording at these speeds too")
+    more.add_argument("--joined", type=int, default=0, help="rows of two or three short recordings, each voice")
+    more.add_argument("--synth_voices", type=int, default=0, help="synthesised readings of each prompt")
+    more.add_argument("--synth_spans", type=int, default=0, help="synthesised pieces of prompts, each language")
     return parser
 
 
@@ -182,6 +209,16 @@ def _keep_licences(roots: dict[str, Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for package, root in roots.items():
         shutil.copyfile(root / corpus.DOC / package / "copyright", folder / f"{package}.txt")
+
+
+def _additions(utts: Iterable[Utterance]) -> list[dict[str, Any]]:
+    """Rows of minutes and utterances of each kind of addition."""
+    kinds = defaultdict(list)
+    for utt in utts:
+        kind = next((name for mark, name in KINDS if re.search(mark, utt.utt_id)), "other speeds")
+        kinds[kind].append(utt)
+    rows = [{"kind": kind, **_row("", "", those)} for kind, those in sorted(kinds.items())]
+    return [{key: row[key] for key in ("kind", "minutes", "asr", "st")} for row in rows]
 
 
 def _count(sets: dict[str, list[Utterance]]) -> list[dict[str, Any]]:

@@ -134,6 +134,44 @@ def test_targets_are_drawn_for_each_utterance():
     assert float(stats["target_encoder"]) == pytest.approx(float(seen[0].mean()), abs=1e-6)
 
 
+def test_joint_targets_are_drawn_for_both_stacks_together():
+    spread = {"target_sparsity": [0.1, 0.8], "dense_prob": 0.0}
+    model = lively(spread, joint_targets=[[0.0, 0.0, 0.3], [0.3, 0.5, 0.5]]).train()
+    torch.manual_seed(0)
+    text = training_batch()["text"].repeat(400, 1)
+    asked = model.context_of({"text": text}).sparsity
+    pairs = torch.stack([asked[name] for name in STACKS], dim=1)
+    number = len(pairs)
+    for point, share in (((0.0, 0.0), 0.3), ((0.3, 0.5), 0.5)):
+        here = (pairs - pairs.new_tensor(point)).abs().amax(dim=1) < 1e-6
+        assert int(here.sum()) / number == pytest.approx(share, abs=0.05)
+        pairs = pairs[~here]
+    assert (pairs > 0.1).all() and (pairs < 0.8).all()
+    assert len({round(x, 6) for x in pairs.flatten().tolist()}) == pairs.numel()
+
+
+def test_joint_targets_rise_with_the_warmup():
+    model = lively({"target_sparsity": 0.5, "warmup_steps": 100}, joint_targets=[[0.2, 0.4, 1.0]]).train()
+    for predictor in model.gate_predictors().values():
+        predictor.num_updates += 50
+    asked = model.context_of(training_batch()).sparsity
+    assert [asked[name].tolist() for name in STACKS] == [pytest.approx([0.1] * 3), pytest.approx([0.2] * 3)]
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([[0.3, 0.5]], r"joint_targets takes \[encoder, decoder, share\] each, got \[0.3, 0.5\]"),
+        ([[0.3, 1.5, 0.1]], r"sparsity must be in \[0, 1\), got 1.5 \(joint_targets\)"),
+        ([[0.0, 0.0, 0.7], [0.0, 0.5, 0.4]], r"shares of joint_targets must .* at most 1, got \[0.7, 0.4\]"),
+        ([[0.0, 0.0, -0.1]], r"shares of joint_targets must be at least 0"),
+    ],
+)
+def test_impossible_joint_targets(points, message):
+    with pytest.raises(ValueError, match=message):
+        models(joint_targets=points)
+
+
 def test_gated_modules_can_be_chosen():
     model = models({"modules": ["feed_forward"]})[1]
     assert {name for _, name in model.encoder.gate_predictor.names} == {"feed_forward"}

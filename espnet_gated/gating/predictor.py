@@ -261,6 +261,10 @@ class GatePredictor(torch.nn.Module):
             target = torch.where(torch.rand_like(target) < self.config.anchor_prob, drawn, target)
         if high > low:
             target = target * (torch.rand_like(target) >= self.config.dense_prob)
+        return self.ramp(target)
+
+    def ramp(self, target: Tensor) -> Tensor:
+        """What is asked in place of ``target`` while the warm-up lasts."""
         return target * self._progress(self.config.warmup_steps)
 
     def _sample(self, pooled: Tensor) -> Gates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Voice:
         official: recorded for the transcripts that we have. The other voices read translations of
             their own, matched by prompt name.
         only: name prefixes to which ``lang``'s transcripts are known to apply; empty for all.
+        real: a person; else a synthesiser, whose recordings are translated into one language each.
     """
 
     spk: str
@@ -50,6 +52,7 @@ class Voice:
     folder: str
     official: bool = True
     only: tuple[str, ...] = ()
+    real: bool = True
 
 
 VOICES = (
@@ -188,11 +191,16 @@ def utterances(
         yield _utterance(recording, "asr", texts[source][recording.name], texts)
         if SPELLING.fullmatch(recording.name):
             continue
-        for target in sorted(target for lang, target in pairs if lang == source):
-            if recording.name in texts[target]:
-                text = texts[target][recording.name]
-                if is_translation(texts[source][recording.name], text):
-                    yield _utterance(recording, f"st_{target}", text, texts)
+        targets = [
+            target
+            for target in sorted(target for lang, target in pairs if lang == source)
+            if recording.name in texts[target]
+            and is_translation(texts[source][recording.name], texts[target][recording.name])
+        ]
+        if not recording.voice.real and targets:
+            targets = [targets[zlib.crc32(recording.voice.spk.encode()) % len(targets)]]
+        for target in targets:
+            yield _utterance(recording, f"st_{target}", texts[target][recording.name], texts)
 
 
 def is_translation(source: str, target: str) -> bool:

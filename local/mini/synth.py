@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 FS = 16000
 BLOCK = 64  # utterances that one process speaks
-ESPEAK_VOICES = {"deu": "de", "fra": "fr", "ita": "it"}
+ESPEAK_VOICES = {"deu": "de", "eng": "en-us", "fra": "fr", "ita": "it", "rus": "ru", "spa": "es-419"}
 
 # Variants that sound like people. Left out by their own description, not by any score: whispers, robots, Klatt
 # synthesis (another engine), effects (croak, Demonic, Tweaky, ...), second versions of a voice (steph2, ...), so that

@@ -161,6 +161,64 @@ def test_no_test_prompt_is_trained_on(prepared):
     assert set(summary["split"].values()) == {"train", "dev", "test"}
 
 
+@pytest.fixture(scope="module")
+def augmented(downloads, tmp_path_factory):
+    data = tmp_path_factory.mktemp("augmented") / "data"
+    return data, prepare_asterisk(data, downloads, speeds=[0.9], joined=8, synth_voices=1, synth_spans=6, nj=2)
+
+
+def test_additions_go_to_training_alone(prepared, augmented):
+    plain, _ = prepared
+    data, summary = augmented
+    for name in SETS[1:]:
+        assert (data / name / "text").read_bytes() == (plain / name / "text").read_bytes()
+    before = {u.utt_id: u for u in read_data_dir(plain / "train")}
+    after = {u.utt_id: u for u in read_data_dir(data / "train")}
+    assert before.items() <= after.items()
+    added = [u for utt_id, u in after.items() if utt_id not in before]
+    assert {row["kind"] for row in summary["additions"]} == {
+        "other speeds", "prompts in a row", "pieces, synthesised", "prompts, synthesised",
+    }  # fmt: skip
+    assert sum(row["asr"] + row["st"] for row in summary["additions"]) == len(added)
+    for utt in added:
+        info = soundfile.info(utt.wav)
+        assert (info.samplerate, info.frames) == (16000, utt.num_samples)
+        assert utt.text == utt.text_ctc or utt.task != "asr"
+
+
+def test_additions_say_nothing_that_is_held_out(augmented):
+    data, _ = augmented
+    held_out = {(u.lang, split.normalise(u.text_ctc)) for name in SETS[1:] for u in read_data_dir(data / name)}
+    trained = {(u.lang, split.normalise(u.text_ctc)) for u in read_data_dir(data / "train")}
+    assert not trained & held_out
+
+
+def test_speeds_and_rows_are_of_real_recordings(augmented):
+    data, _ = augmented
+    by_id = {u.utt_id: u for u in read_data_dir(data / "train")}
+    slow = [u for utt_id, u in by_id.items() if utt_id.startswith("sp0.9-")]
+    for utt in slow:
+        original = by_id[utt.utt_id.removeprefix("sp0.9-")]
+        assert utt.text == original.text
+        assert utt.num_samples == pytest.approx(original.num_samples / 0.9, abs=3)
+    real = {voice.spk for voice in corpus.VOICES}
+    assert len(slow) == len([u for u in by_id.values() if u.spk in real and "-joined." not in u.utt_id])
+    rows = [u for utt_id, u in by_id.items() if "-joined." in utt_id]
+    assert rows
+    assert all(u.num_samples > 2 * 16000 for u in rows)  # two recordings of a second each, and a gap
+    assert {u.task for u in rows} >= {"asr", "st_eng"}
+
+
+def test_a_synthesised_recording_is_translated_once(augmented):
+    data, _ = augmented
+    tasks = {}
+    for utt in read_data_dir(data / "train"):
+        if utt.spk.startswith("synth"):
+            tasks.setdefault(utt.wav, []).append(utt.task)
+    assert all(len(of_one) <= 2 and "asr" in of_one for of_one in tasks.values())
+    assert any(len(of_one) == 2 for of_one in tasks.values())
+
+
 def test_what_is_left_out(prepared):
     data, summary = prepared
     every = [u for name in SETS for u in read_data_dir(data / name)]
@@ -219,6 +277,8 @@ def test_a_second_run_gives_the_same_and_converts_nothing(prepared, downloads, t
         ({"st_pairs": ["fra-fra"]}, "st_pairs must be"),
         ({"max_seconds": 0.1}, "min_seconds must be above 0 and below max_seconds"),
         ({"test_share": 1.2}, "test_share must be"),
+        ({"speeds": [1.0]}, "speeds must be in .* not 1, got 1.0"),
+        ({"joined": -1}, "joined must be at least 0, got -1"),
     ],
 )
 def test_bad_options(downloads, tmp_path, options, message):

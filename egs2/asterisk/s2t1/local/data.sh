@@ -11,6 +11,10 @@ second_voices=true                  # also write test_unseen_spk
 max_seconds=8.0                     # the trainings' speech_length must hold it
 seed=0                              # of the split; not the seed of the trainings
 nj=2
+speeds=                             # additions to the training set: recordings at these speeds too (0.9,1.1),
+joined=0                            # rows of two or three short recordings, for each voice,
+synth_voices=0                      # synthesised readings of each prompt,
+synth_spans=0                       # and synthesised pieces of prompts, for each language
 
 . utils/parse_options.sh
 . ./path.sh
@@ -18,4 +22,5 @@ nj=2
 [ "${second_voices}" = true ] && voices=--second_voices || voices=--no-second_voices
 # shellcheck disable=SC2086
 python3 "${MAIN_ROOT}/local/prepare_asterisk.py" --data_dir "${data_dir}" --downloads_dir "${downloads_dir}" \
-    --langs ${langs} --st_pairs ${st_pairs} ${voices} --max_seconds "${max_seconds}" --seed "${seed}" --nj "${nj}"
+    --langs ${langs} --st_pairs ${st_pairs} ${voices} --max_seconds "${max_seconds}" --seed "${seed}" --nj "${nj}" \
+    --speeds ${speeds//,/ } --joined "${joined}" --synth_voices "${synth_voices}" --synth_spans "${synth_spans}"

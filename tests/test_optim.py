@@ -1,0 +1,126 @@
+"""``optim: muon``: which parameters go where, what the halves do, and ESPnet's trainer around it."""
+
+import argparse
+
+import pytest
+import torch
+from espnet2.schedulers.piecewise_linear_warmup_lr import PiecewiseLinearWarmupLR
+from espnet2.tasks.s2t import S2TTask
+from tiny import models, training_batch
+
+from espnet_gated.optim import MuonAdam, is_hidden_matrix
+from espnet_gated.registry import register
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    register()
+
+
+def gated_model():
+    return models({"target_sparsity": 0.5})[1].float().train()
+
+
+def optimizer_of(model, **conf):
+    """As ESPnet builds it from YAML."""
+    args = argparse.Namespace(optim="muon", optim_conf=conf, sharded_ddp=False, exclude_weight_decay=False)
+    (optimizer,) = S2TTask.build_optimizers(args, model)
+    return optimizer
+
+
+def step(model, optimizer, seed=0):
+    torch.manual_seed(seed)
+    batch = {k: v.float() if v.is_floating_point() else v for k, v in training_batch().items()}
+    optimizer.zero_grad()
+    model(**batch)[0].backward()
+    optimizer.step()
+
+
+def test_hidden_matrices_alone_are_muon_s():
+    model = gated_model()
+    muon, adam = optimizer_of(model).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    in_muon, in_adam = ({names[id(p)] for p in group["params"]} for group in (muon, adam))
+    assert in_muon | in_adam == set(names.values())
+    assert not in_muon & in_adam
+    assert "encoder.encoders.0.attn.linear_q.weight" in in_muon
+    assert "decoder.decoders.1.feed_forward.w_2.weight" in in_muon
+    for name in ("decoder.embed.0.weight", "decoder.output_layer.weight", "ctc.ctc_lo.weight"):
+        assert name in in_adam
+    assert not any("gate_predictor" in name for name in in_muon)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("decoders.0.src_attn.linear_k.weight", (8, 8), True),  # a stack looked at by itself
+        ("encoder.encoders.0.self_attn.pos_bias_u", (2, 4), False),
+        ("encoder.encoders.0.norm.weight", (8,), False),
+        ("encoder.encoders.0.depthwise_conv.weight", (8, 1, 3), False),
+    ],
+)
+def test_what_a_hidden_matrix_is(name, shape, expected):
+    assert is_hidden_matrix(name, torch.zeros(shape)) is expected
+
+
+def test_updates_are_torch_s_own():
+    """The same gradients through torch's two optimizers by hand."""
+    ours, by_hand = gated_model(), gated_model()
+    by_hand.load_state_dict(ours.state_dict())
+    optimizer = optimizer_of(ours, lr=0.01, momentum=0.9, betas=[0.8, 0.9], weight_decay=0.1)
+    hidden = {name for name, p in by_hand.named_parameters() if is_hidden_matrix(name, p)}
+    matrices = [p for name, p in by_hand.named_parameters() if name in hidden]
+    others = [p for name, p in by_hand.named_parameters() if name not in hidden]
+    muon = torch.optim.Muon(matrices, lr=0.01, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(others, lr=0.01, betas=(0.8, 0.9), weight_decay=0.1)
+    for seed in range(2):
+        step(ours, optimizer, seed)
+        for mine, theirs in zip(ours.parameters(), by_hand.parameters(), strict=True):
+            theirs.grad = None if mine.grad is None else mine.grad.clone()
+        muon.step()
+        adam.step()
+    for (name, mine), theirs in zip(ours.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_scheduler_sets_the_pace_of_both():
+    model = gated_model()
+    optimizer = optimizer_of(model, lr=1.0)
+    scheduler = PiecewiseLinearWarmupLR(optimizer, warmup_steps_list=[0, 10, 20], warmup_lr_list=[0.0, 1.0, 0.0])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    step(model, optimizer)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    scheduler.step()
+    rates = {group["lr"] for group in optimizer.param_groups}
+    assert len(rates) == 1
+    assert 0.0 < rates.pop() < 1.0
+    step(model, optimizer)
+    assert sum(not torch.equal(before[name], p) for name, p in model.named_parameters()) > 20
+
+
+def test_training_goes_on_where_it_stopped():
+    through, stopped = gated_model(), gated_model()
+    stopped.load_state_dict(through.state_dict())
+    optimizers = [optimizer_of(m, lr=0.01) for m in (through, stopped)]
+    for model, optimizer in zip((through, stopped), optimizers, strict=True):
+        step(model, optimizer)
+    resumed = gated_model()
+    resumed.load_state_dict(stopped.state_dict())
+    again = optimizer_of(resumed, lr=0.5)
+    again.load_state_dict(optimizers[1].state_dict())
+    step(through, optimizers[0], seed=1)
+    step(resumed, again, seed=1)
+    for mine, theirs in zip(through.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_model_without_layers_is_refused():
+    with pytest.raises(ValueError, match="optim: muon needs matrices in layers"):
+        MuonAdam(torch.nn.Linear(4, 4).named_parameters())
+
+
+def test_other_optimizers_are_espnet_s():
+    args = argparse.Namespace(optim="adam", optim_conf={"lr": 0.1}, sharded_ddp=False, exclude_weight_decay=False)
+    assert isinstance(S2TTask.build_optimizers(args, gated_model())[0], torch.optim.Adam)
