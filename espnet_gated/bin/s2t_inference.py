@@ -62,6 +62,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--system", type=str_or_none, help="name of this system in the tables")
     group.add_argument("--pad_to_speech_length", type=str2bool, default=True, help="pad to the training length")
     group.add_argument("--exact_nbest", type=str2bool, help="stop where ESPnet stops (default: if nbest > 1)")
+    group.add_argument("--ctc_tasks", nargs="*", help="tasks that CTC scores, e.g. asr (default: all)")
     group.add_argument("--measure_flops", type=str2bool, default=False, help="count FLOPs (second pass)")
     group.add_argument("--flops_every", type=int, default=10, help="count FLOPs of every n-th utterance")
     group.add_argument("--processes", type=int, default=1, help="decoders that run side by side, for the record")
@@ -77,6 +78,8 @@ def build(args: argparse.Namespace) -> Speech2Text | ESPnetBaseline:
     if args.engine == "espnet":
         if args.sparsity:
             raise ValueError(f"sparsity {args.sparsity} needs --engine gated (--sparsity)")
+        if args.ctc_tasks is not None:
+            raise ValueError("--ctc_tasks needs --engine gated")
         return ESPnetBaseline(**options)
     if args.model_tag is not None:
         del options["s2t_train_config"], options["s2t_model_file"]
@@ -86,6 +89,7 @@ def build(args: argparse.Namespace) -> Speech2Text | ESPnetBaseline:
         budget=args.budget,
         pad_to_speech_length=args.pad_to_speech_length,
         exact_nbest=args.exact_nbest,
+        ctc_tasks=args.ctc_tasks,
         **options,
     )
 

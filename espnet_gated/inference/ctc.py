@@ -9,6 +9,7 @@ primer counts as the start of sentence.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,3 +94,20 @@ class PrimedCTCPrefixScorer(CTCPrefixScorer):
         longest = max(frames)
         kept = self._state(state.logp[index][:, :longest], frames, state.primer_length)
         return replace(kept, prefix=(r[:longest, :, rows], psi[rows], low, high))
+
+
+def without_ctc(search: Any) -> Any:
+    """The search as ``ctc_weight: 0`` would have made it, sharing everything else; itself if it has no CTC.
+
+    Args:
+        search: ESPnet's ``BeamSearch``, or a class of its family.
+    """
+    if "ctc" not in getattr(search, "part_scorers", {}):
+        return search
+    other = copy.copy(search)
+    for name in ("scorers", "part_scorers"):
+        setattr(other, name, {k: v for k, v in getattr(search, name).items() if k != "ctc"})
+    weights = search.weights
+    other.weights = {**weights, "decoder": weights["decoder"] + weights["ctc"], "ctc": 0.0}
+    other.do_pre_beam = search.do_pre_beam and bool(other.part_scorers)
+    return other

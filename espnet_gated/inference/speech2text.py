@@ -21,7 +21,7 @@ from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext, context_of_requests
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.predictor import GatePredictor
-from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
+from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, without_ctc
 from espnet_gated.inference.long_form import LongForm, Segment, decode_long
 from espnet_gated.inference.optimize import HALF, optimize_for_inference, quantize_for_inference
 from espnet_gated.inference.search import CachedBeamSearch
@@ -95,6 +95,7 @@ class Speech2Text(ESPnetSpeech2Text):
         budget: str | None = None,
         pad_to_speech_length: bool = True,
         exact_nbest: bool | None = None,
+        ctc_tasks: Sequence[str] | None = None,
         quantize_s2t_model: bool = False,
         quantize_modules: list[str] | None = None,
         quantize_dtype: str = "qint8",
@@ -111,9 +112,12 @@ class Speech2Text(ESPnetSpeech2Text):
                 trained so.
             exact_nbest: search on until ESPnet would stop, so that all of the n-best list is ESPnet's; ``None``: if
                 ``nbest`` > 1.
+            ctc_tasks: tasks (``asr``) in which CTC has a say when ``ctc_weight`` > 0; ``None``: all, as in ESPnet. A
+                model whose CTC learnt the words that were spoken can only mislead a translation.
 
         Raises:
-            ValueError: for a checkpoint of another shape or a sparsity outside [0, 1).
+            ValueError: for a checkpoint of another shape, a sparsity outside [0, 1) or a task that is not in the token
+                list.
         """
         if s2t_train_config is None and s2t_model_file is not None:
             s2t_train_config = Path(s2t_model_file).parent / "config.yaml"
@@ -128,6 +132,8 @@ class Speech2Text(ESPnetSpeech2Text):
         self.stats: list[DecodeStats] = []
         self._gate(quantize_s2t_model, quantize_modules or ["Linear"], quantize_dtype)
         self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest)
+        self.ctc_tasks = None if ctc_tasks is None else {self._task_token(task) for task in ctc_tasks}
+        self._search_without_ctc = without_ctc(self.beam_search)
         self.set_sparsity(sparsity, budget)
 
     # -- set-up -----------------------------------------------------------------------------------
@@ -149,6 +155,18 @@ class Speech2Text(ESPnetSpeech2Text):
         if not self.partial_ar and CachedBeamSearch.suits(search):
             search.__class__ = CachedBeamSearch
             search.exact_nbest = exact_nbest
+
+    def _task_token(self, task: str) -> int:
+        symbol = f"<{task.strip('<>')}>"
+        if symbol not in self.converter.token2id:
+            raise ValueError(f"{symbol} is not in the token list (--ctc_tasks)")
+        return int(self.converter.token2id[symbol])
+
+    def _search_for(self, primer: Sequence[int]) -> Any:
+        """The search for a task: with CTC, or without where the task is none of ``ctc_tasks``."""
+        if self.ctc_tasks is None or self.ctc_tasks & set(primer[primer.index(self.s2t_model.sos) :]):
+            return self.beam_search
+        return self._search_without_ctc
 
     def predictors(self) -> dict[str, GatePredictor]:
         """Gate predictors by stack name."""
@@ -230,7 +248,7 @@ class Speech2Text(ESPnetSpeech2Text):
         results: list[Any] = [None] * len(requests)
         steps = [0] * len(requests)
         gates: list[dict[str, tuple[Gates, int]]] = [dict(e.gates) for e in encoded]
-        for group in _groups([len(p) for p in primers]):
+        for group in _groups([(len(p), self._search_for(p) is self.beam_search) for p in primers]):
             hyps = self._search([encoded[i] for i in group], [primers[i] for i in group], context, gates, group)
             for i, found in zip(group, hyps, strict=True):
                 results[i] = self._result(found, encoded[i])
@@ -383,7 +401,7 @@ class Speech2Text(ESPnetSpeech2Text):
         group: list[int],
     ) -> list[list[Hypothesis]]:
         self._see(context, group)
-        search = self.beam_search
+        search = self._search_for(primers[0])
         if isinstance(search, CachedBeamSearch):
             memory = torch.nn.utils.rnn.pad_sequence([e.memory for e in encoded], batch_first=True)
             lengths = [e.memory.size(0) for e in encoded]
@@ -466,9 +484,9 @@ def _files_of(folder: Path) -> dict[str, str]:
     return {"s2t_train_config": str(config), "s2t_model_file": str(checkpoints[0])}
 
 
-def _groups(keys: Sequence[int]) -> list[list[int]]:
-    """Indices grouped by key, longest first."""
-    groups: dict[int, list[int]] = {}
+def _groups(keys: Sequence[Any]) -> list[list[int]]:
+    """Indices grouped by key, highest (longest) first."""
+    groups: dict[Any, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)
     return [groups[key] for key in sorted(groups, reverse=True)]

@@ -197,6 +197,28 @@ def test_unknown_symbols_are_named(gated):
         gated(wave(0.3), task_sym="<st_xyz>")
 
 
+def test_ctc_has_a_say_in_its_tasks_alone(gated_checkpoint):
+    """In a mixed batch too; elsewhere it is as if its weight were zero."""
+    chosen = load(gated_checkpoint, ctc_weight=0.4, ctc_tasks=["asr"])
+    always = load(gated_checkpoint, ctc_weight=0.4)
+    never = load(gated_checkpoint, ctc_weight=0.0)
+    requests = [Request(wave(0.4, seed), "<deu>", task) for seed, task in enumerate(TASKS * 2)]
+    results = chosen.decode_batch(requests)
+    differ = 0
+    for request, result in zip(requests, results, strict=True):
+        expected, other = (always, never) if request.task_sym == "<asr>" else (never, always)
+        alone = expected.decode_batch([request])[0]
+        assert result[0][4].yseq.tolist() == alone[0][4].yseq.tolist()
+        assert float(result[0][4].score) == pytest.approx(float(alone[0][4].score), abs=1e-8)
+        differ += float(result[0][4].score) != pytest.approx(float(other.decode_batch([request])[0][0][4].score))
+    assert differ
+
+
+def test_ctc_tasks_are_tokens(gated_checkpoint):
+    with pytest.raises(ValueError, match=r"<st_xyz> is not in the token list \(--ctc_tasks\)"):
+        load(gated_checkpoint, ctc_weight=0.4, ctc_tasks=["st_xyz"])
+
+
 # -- loading ------------------------------------------------------------------------------------------
 def test_a_folder_is_a_pretrained_model(gated_checkpoint, gated, tmp_path):
     folder = Speech2Text.from_pretrained(str(gated_checkpoint.folder), dtype="float64", beam_size=3, lang_sym="<deu>")
