@@ -1,8 +1,27 @@
 #!/usr/bin/env bash
 # Real people: the telephone prompts of Asterisk in five languages, recognised in each and translated between them.
-# All options go to s2t.sh (./s2t.sh --help).
+#   ./run.sh                       start from the encoder of the mini recipe (make mini, or its stages 1 to 5, comes first)
+#   ./run.sh --mini_model FILE     … from this checkpoint of it; none: from scratch
+# All other options go to s2t.sh (./s2t.sh --help).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+mini_model=../../mini/s2t1/exp/s2t_dense/valid.acc.best.pth
+options=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --mini_model) mini_model=${2:?"--mini_model needs a value: a checkpoint, or none"} && shift 2 ;;
+        *) options+=("$1") && shift ;;
+    esac
+done
+init=()
+if [ "${mini_model}" != none ]; then
+    [ -f "${mini_model}" ] || {
+        echo "run.sh: no such file: ${mini_model} (--mini_model); 'make mini' makes it, none starts from scratch" >&2
+        exit 2
+    }
+    init=(--dense_args "--init_param ${mini_model}:encoder:encoder")
+fi
 
 # Forty minutes of real speech are too little to learn five languages from: README.md says what each addition is.
 additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 6 --synth_spans 2000"
@@ -29,4 +48,4 @@ additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 6 --synth_spa
     --sparsities "0.0 0.0,0.5 0.3,0.5" \
     --inference_nj 2 \
     --inference_args "--measure_flops true --flops_every 40" \
-    "$@"
+    "${init[@]}" "${options[@]}"
