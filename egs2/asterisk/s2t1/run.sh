@@ -26,6 +26,7 @@ fi
 # Forty minutes of real speech are too little to learn five languages from: README.md says what each addition is.
 additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 6 --synth_spans 2000"
 
+# No row of ESPnet's search: it cannot leave CTC out of translation, and counts the primer in recognition.
 # Audio of at most 3.7 s, with 0.3 s of silence put in front in training, fits into the 4 s of the configurations.
 ./s2t.sh \
     --corpus asterisk \
@@ -44,7 +45,7 @@ additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 6 --synth_spa
     --gated_config conf/train_s2t_gated.yaml \
     --control_config conf/train_s2t_control.yaml \
     --inference_config conf/decode_s2t.yaml \
-    --systems "espnet dense control gated" \
+    --systems "dense control gated" \
     --sparsities "0.0 0.0,0.5 0.3,0.5" \
     --inference_nj 2 \
     --inference_args "--measure_flops true --flops_every 40" \
