@@ -49,7 +49,7 @@ LEGEND = f"""\
   latency of `{BASELINE}` over that of the row, on the same utterances.
 - `-`: not measured, or does not apply."""
 
-# row name, title, digits: the tables with one column per language
+# row name, title, digits (None: three figures): the tables with one column per language
 _BY_LANGUAGE = (
     ("wer", "WER, % (lower is better)", 1),
     ("cer", "CER, % (lower is better)", 1),
@@ -57,7 +57,7 @@ _BY_LANGUAGE = (
     ("chrf", "chrF (higher is better)", 1),
     ("skipped_encoder", "Skipped in the encoder", 2),
     ("skipped_decoder", "Skipped in the decoder", 2),
-    ("gflops", "GFLOPs an utterance", 1),
+    ("gflops", "GFLOPs an utterance", None),
     ("rtf", "RTF", 3),
 )
 
@@ -242,10 +242,10 @@ def _main_cells(row: Row) -> list[str]:
         with_interval(row["wer"], row.get("wer_ci")),
         with_interval(row["bleu"], row.get("bleu_ci")),
         number(row["chrf"]),
-        number(row["gflops_encoder"]),
-        number(row["gflops_decoder"]),
-        number(row["gflops"]),
-        number(row["latency_s"], 2),
+        number(row["gflops_encoder"], None),
+        number(row["gflops_decoder"], None),
+        number(row["gflops"], None),
+        number(row["latency_s"], None),
         number(row["rtf"], 3),
         "-" if speedup is None else f"{speedup:.2f}x",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 Row = Sequence[str]
@@ -29,9 +30,19 @@ def markdown_table(header: Row, rows: Sequence[Row], n_left: int = 1) -> str:
     return "\n".join("|" + "|".join(cells) + "|" for cells in escaped)
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """A number for a table cell; ``-`` where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+def number(value: float | None, digits: int | None = 1) -> str:
+    """A number for a table cell; ``-`` where there is none.
+
+    Args:
+        value: of any size.
+        digits: behind the point; ``None``: three figures in all (0.0681, 1.98, 473).
+    """
+    if value is None:
+        return "-"
+    if digits is None:
+        before_point = math.floor(math.log10(abs(value))) + 1 if value else 3
+        digits = max(0, 3 - before_point)
+    return f"{value:.{digits}f}"
 
 
 def with_interval(value: float | None, ci: Sequence[float] | None, digits: int = 1) -> str:

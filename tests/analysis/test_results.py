@@ -171,3 +171,12 @@ def test_tables():
     assert markdown_table(["a", "b"], [["x|y", "1"]]) == "|a|b|\n|---|---:|\n|x\\|y|1|"
     assert (number(None), number(1.25, 2)) == ("-", "1.25")
     assert with_interval(1.0, None) == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(None, 1, "-"), (12.345, 1, "12.3"), (0.0681, None, "0.0681"), (1.976, None, "1.98"), (473.1, None, "473")]
+    + [(0.0, None, "0"), (-0.5, None, "-0.500"), (6340.4, None, "6340")],
+)
+def test_numbers_of_cells(value, digits, text):
+    assert number(value, digits) == text
