@@ -24,13 +24,18 @@ from espnet_gated.data.datadir import Utterance, write_data_dir
 from local.asterisk import corpus
 from local.asterisk.audio import SAMPLE_RATE
 from local.asterisk.augment import Augmentation, Augmenter
-from local.asterisk.packages import FetchError, describe_debs, unpack_packages
+from local.asterisk.packages import FetchError, describe_debs, unpack_packages, unpack_pinned
 from local.asterisk.split import DEV, TEST, TRAIN, split_prompts
 from local.asterisk.transcripts import LANGUAGES
 from local.pairs import parse_pairs
 
 UNSEEN = "test_unseen_spk"
-KINDS = (("-joined[.]", "prompts in a row"), ("-span[.]", "pieces, synthesised"), ("^synth", "prompts, synthesised"))
+KINDS = (
+    ("-joined[.]", "prompts in a row"),
+    ("-span[.]", "pieces of prompts, synthesised"),
+    ("-guide[.]", "pieces of the guide, synthesised"),
+    ("^synth", "prompts, synthesised"),
+)
 
 
 def prepare_asterisk(
@@ -49,6 +54,8 @@ def prepare_asterisk(
     joined: int = 0,
     synth_voices: int = 0,
     synth_spans: int = 0,
+    synth_guide: int = 0,
+    natural: float = 0.0,
 ) -> dict[str, Any]:
     """Fetch what is missing, clean, split and write the data directories.
 
@@ -62,7 +69,7 @@ def prepare_asterisk(
         dev_share, test_share: shares of the groups of prompts that say the same.
         seed: of the split.
         nj: threads that convert audio, and processes of the synthesiser.
-        speeds, joined, synth_voices, synth_spans: additions to the training set, see
+        speeds, joined, synth_voices, synth_spans, synth_guide, natural: additions to the training set, see
             :class:`local.asterisk.augment.Augmentation`.
 
     Returns:
@@ -78,7 +85,7 @@ def prepare_asterisk(
     _check_langs(langs)
     pairs = parse_pairs(st_pairs, langs)
     limits = corpus.Limits(min_seconds, max_seconds)
-    how = Augmentation(tuple(speeds), joined, synth_voices, synth_spans)
+    how = Augmentation(tuple(speeds), joined, synth_voices, synth_spans, synth_guide, natural)
     voices = [v for v in corpus.VOICES if v.lang in langs and (v.official or second_voices)]
     names = sorted({v.package for v in voices} | {corpus.transcript_package(x) for x in langs})
     roots = unpack_packages(names, downloads_dir)
@@ -103,19 +110,20 @@ def prepare_asterisk(
             if voice.official or name == TEST:
                 rows = corpus.utterances([recording], texts, pairs)
                 sets[name if voice.official else UNSEEN] += rows
+    more = unpack_pinned(how.packages, downloads_dir) if how.packages else Path()
     held_out = {name for name, place in split.items() if place != TRAIN}
-    augmenter = Augmenter(texts, held_out, downloads_dir / "augmented", limits, seed, nj)
+    augmenter = Augmenter(texts, held_out, downloads_dir / "augmented", limits, seed, nj, more)
     made = augmenter.augment(training, how)
     additions = list(corpus.utterances(made.recordings, made.texts, pairs))
     summary_of_additions = _additions(additions)
     for name in (TRAIN, DEV, TEST, *([UNSEEN] if sets[UNSEEN] else [])):
         write_data_dir(data_dir / name, sets[name] + (additions if name == TRAIN else []))
-    _keep_licences(roots, data_dir / "licences")
+    _keep_licences({**roots, **dict.fromkeys(how.packages, more)}, data_dir / "licences")
     summary = {
         "sets": _count(sets),
         "additions": summary_of_additions,
         "dropped": dropped,
-        "packages": describe_debs(names, downloads_dir),
+        "packages": describe_debs([*names, *how.packages], downloads_dir),
         "split": dict(sorted(split.items())),
     }
     text = json.dumps(summary, ensure_ascii=False, indent=1)
@@ -173,11 +181,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test_share", type=float, default=0.12)
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--nj", type=int, default=1, help="threads that convert audio, processes that synthesise")
-    more = parser.add_argument_group("additions to the training set, from training prompts alone")
+    more = parser.add_argument_group("additions to the training set")
     more.add_argument("--speeds", nargs="*", type=float, default=[], help="every recording at these speeds too")
     more.add_argument("--joined", type=int, default=0, help="rows of two or three short recordings, each voice")
     more.add_argument("--synth_voices", type=int, default=0, help="synthesised readings of each prompt")
     more.add_argument("--synth_spans", type=int, default=0, help="synthesised pieces of prompts, each language")
+    more.add_argument("--synth_guide", type=int, default=0, help="synthesised pieces of a manual, each language")
+    more.add_argument("--natural", type=float, default=0.0, help="share synthesised with voices trained on people")
     return parser
 
 

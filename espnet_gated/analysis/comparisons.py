@@ -45,13 +45,23 @@ def pairs(test_set: TestSet, system: str | None) -> list[tuple[str, Decoding, De
     """What is worth comparing: (kind, a, b).
 
     The dense system with the one trained on; the gated system at each sparsity with the dense one it is held
-    against; and with every other system that skips as much.
+    against; and with every other system that skips as much. Systems with another search (``gated+ctc``) are compared
+    among themselves.
     """
     found: list[tuple[str, Decoding, Decoding]] = []
-    dense, control = test_set.of("dense"), test_set.of("control")
+    for search in dict.fromkeys(d.search for d in test_set.decodings):
+        same_search = TestSet(test_set.corpus, test_set.name, [d for d in test_set.decodings if d.search == search])
+        found += _pairs(same_search, system and f"{system}{search}", search)
+    return found
+
+
+def _pairs(test_set: TestSet, system: str | None, search: str) -> list[tuple[str, Decoding, Decoding]]:
+    """:func:`pairs` of the systems that were decoded in one way."""
+    found: list[tuple[str, Decoding, Decoding]] = []
+    dense, control = test_set.of(f"dense{search}"), test_set.of(f"control{search}")
     if dense and control:
         found.append(("more training", dense[0], control[0]))
-    reference = test_set.reference()
+    reference = test_set.reference(search)
     gated = test_set.of(system)
     if reference is not None:
         found += [("price of sparsity", reference, d) for d in gated]

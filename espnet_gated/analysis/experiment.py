@@ -113,6 +113,12 @@ class Decoding:
     score_meta: Row = field(default_factory=dict)
 
     @property
+    def search(self) -> str:
+        """What the name of the system says of its search: ``+ctc``, or nothing."""
+        _, plus, search = self.system.partition("+")
+        return plus + search
+
+    @property
     def series(self) -> str:
         """Where it was asked to skip: ``none``, ``encoder``, ``decoder`` or ``both``."""
         encoder, decoder = (share > 0 for share in self.asked)
@@ -149,9 +155,9 @@ class TestSet:
         """The decodings of a system."""
         return [d for d in self.decodings if d.system == system]
 
-    def reference(self) -> Decoding | None:
-        """The dense system that gated ones are held against."""
-        return next((self.of(name)[0] for name in REFERENCES if self.of(name)), None)
+    def reference(self, search: str = "") -> Decoding | None:
+        """The dense system that gated ones are held against, of those with one :attr:`Decoding.search`."""
+        return next((self.of(name + search)[0] for name in REFERENCES if self.of(name + search)), None)
 
     def gated_system(self, wanted: str | None = None) -> str | None:
         """The system with gates that the report is about; ``None`` without one.

@@ -44,6 +44,7 @@ LEGEND = f"""\
   that was, mean over utterances.
 - WER in percent over the ASR utterances, BLEU and chrF over the ST utterances; brackets hold
   bootstrap 95 % intervals over utterances.
+- `+ctc`: with CTC in the search, for recognition.
 - GFLOPs: measured around the decoding of an utterance, mean over the utterances measured.
 - latency: mean seconds an utterance takes; RTF: total latency over total audio; speed-up: mean
   latency of `{BASELINE}` over that of the row, on the same utterances.
@@ -273,12 +274,12 @@ def _identity(row: Row) -> tuple[Any, ...]:
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    """Set, then overall before tasks before languages, then espnet, dense, control, others."""
-    system = row["system"]
+    """Set, then overall before tasks before languages, then espnet, dense, control, others; last those with another search."""
+    system, _, search = row["system"].partition("+")
     rank = _FIRST.index(system) if system in _FIRST else len(_FIRST)
     level = (row["task"] != ALL) + (row["src"] != ALL)
     return (
-        (row["corpus"], row["set"], level, row["task"], row["src"], row["tgt"], rank)
+        (row["corpus"], row["set"], level, row["task"], row["src"], row["tgt"], search, rank)
         + (row.get("sparsity") or 0.0, row["sparsity_encoder"] or 0.0)
         + (system,)
     )

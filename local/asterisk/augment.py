@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import soundfile
 import torch
 import torchaudio
 
+from local.asterisk import guide, natural
 from local.asterisk.audio import SAMPLE_RATE
 from local.asterisk.corpus import Limits, Recording, Voice
 from local.asterisk.split import normalise
@@ -38,20 +40,32 @@ class Augmentation:
         joined: rows of two or three short real prompts, for each voice.
         voices: synthesised readings of every prompt.
         spans: synthesised pieces of prompts of one to eight words, in each language.
+        guide: synthesised pieces of Debian's installation guide of two to eight words, in each language.
+        natural: share of what is synthesised that speaks with voices trained on people; the rest is espeak-ng's.
     """
 
     speeds: tuple[float, ...] = ()
     joined: int = 0
     voices: int = 0
     spans: int = 0
+    guide: int = 0
+    natural: float = 0.0
 
     def __post_init__(self) -> None:
         for speed in self.speeds:
             if not 0.5 <= speed <= 2.0 or speed == 1.0:
                 raise ValueError(f"speeds must be in [0.5, 2] and not 1, got {speed}")
-        for name in ("joined", "voices", "spans"):
+        for name in ("joined", "voices", "spans", "guide"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.natural <= 1:
+            raise ValueError(f"natural must be in [0, 1], got {self.natural}")
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Names of what has to be fetched for it (:data:`local.asterisk.packages.PINNED`)."""
+        text = (guide.PACKAGE,) if self.guide else ()
+        return text + (natural.PACKAGES if self.natural else ())
 
 
 @dataclass
@@ -72,7 +86,8 @@ class Augmenter:
         folder: for the audio.
         limits: lengths that are kept.
         seed: of every choice.
-        workers: processes of the synthesiser.
+        workers: processes of the synthesisers.
+        packages: root of the tree that holds what :attr:`Augmentation.packages` names.
     """
 
     texts: Mapping[str, Mapping[str, str]]
@@ -81,6 +96,7 @@ class Augmenter:
     limits: Limits
     seed: int = 0
     workers: int = 1
+    packages: Path = Path()
     _forbidden: dict[str, set[str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,39 +170,59 @@ class Augmenter:
 
     # -- synthesised voices -----------------------------------------------------------------------
     def _synthesised(self, how: Augmentation, texts: Texts) -> list[Recording]:
-        """Every training prompt in ``how.voices`` voices and ``how.spans`` pieces of prompts, in each language."""
-        variants = synth.split_voices().train
+        """Every training prompt in ``how.voices`` voices, and pieces of prompts and of the guide, in each language."""
+        espeak = synth.split_voices().train
         wanted: list[tuple[str, str, synth.Speech]] = []
         for lang, by_name in self.texts.items():
             training = {name: text for name, text in by_name.items() if name not in self.held_out}
-            rng = self._rng("spans", lang)
-            spans = list(self._spans(lang, list(training.values()), how.spans, rng))
-            texts[lang].update(spans)
+            pieces = list(self._pieces(lang, list(training.values()), how))
+            texts[lang].update(pieces)
             rng = self._rng("voices", lang)
-            for name, text in [*sorted(training.items()) * how.voices, *spans]:
-                path = self.folder / "synthesised" / lang / f"{len(wanted):06d}.wav"
+            for name, text in [*sorted(training.items()) * how.voices, *pieces]:
+                path = Path(lang) / f"{len(wanted):06d}.wav"
+                variants = natural.voices(lang) if rng.random() < how.natural else espeak
                 speech = synth.draw_speech(path, lang, text, variants, rng)
                 wanted.append((lang, name, replace(speech, rate=rng.randint(*SPEAKING_RATE))))
         if not wanted:
             return []
-        key = hashlib.sha256(repr([(replace(s, path=Path(s.path.name)), name) for _, name, s in wanted]).encode())
-        folder = self.folder / f"synthesised-{key.hexdigest()[:12]}"  # other wishes never meet these files
-        speeches = [replace(s, path=folder / lang / s.path.name) for lang, _, s in wanted]
-        lengths = synth.synthesize(speeches, self.workers)
+        key = hashlib.sha256(repr([(speech, name) for _, name, speech in wanted]).encode()).hexdigest()[:12]
+        folder = self.folder / f"synthesised-{key}"  # other wishes never meet these files
+        speeches = [replace(speech, path=folder / speech.path) for _, _, speech in wanted]
+        lengths = self._speak(speeches)
         made = []
         for (lang, name, _), speech, length in zip(wanted, speeches, lengths, strict=True):
-            voice = Voice(f"synth{speech.path.stem}_{lang}_{speech.variant}", lang, "", "", official=False, real=False)
-            made.append(Recording(voice, name, speech.path, length))
+            spk = f"synth{speech.path.stem}_{lang}_{speech.variant.replace(':', '_')}"
+            made.append(Recording(Voice(spk, lang, "", "", official=False, real=False), name, speech.path, length))
         return made
 
-    def _spans(self, lang: str, texts: Sequence[str], number: int, rng: random.Random) -> Iterable[tuple[str, str]]:
+    def _speak(self, speeches: Sequence[synth.Speech]) -> list[int]:
+        """Lengths in samples; each engine speaks its own."""
+        mine = [natural.is_natural(speech.variant) for speech in speeches]
+        by_rule = iter(synth.synthesize((s for s, own in zip(speeches, mine, strict=True) if not own), self.workers))
+        start = partial(natural.Natural, self.packages)
+        learnt = iter(
+            synth.synthesize(
+                (s for s, own in zip(speeches, mine, strict=True) if own), self.workers, start, "Pico, RHVoice"
+            )
+        )
+        return [next(learnt if own else by_rule) for own in mine]
+
+    def _pieces(self, lang: str, prompts: Sequence[str], how: Augmentation) -> Iterable[tuple[str, str]]:
+        yield from self._spans(lang, [text.split() for text in prompts], how.spans, "span", 1)
+        if how.guide:
+            yield from self._spans(lang, guide.read_guide(self.packages, lang), how.guide, "guide", 2)
+
+    def _spans(
+        self, lang: str, texts: Sequence[Sequence[str]], number: int, kind: str, shortest: int
+    ) -> Iterable[tuple[str, str]]:
+        rng = self._rng(kind + "s", lang)
         for count in range(number if texts else 0):
-            words = rng.choice(texts).split()
-            length = rng.randint(1, min(MAX_SPAN_WORDS, len(words)))
+            words = rng.choice(texts)
+            length = rng.randint(min(shortest, len(words)), min(MAX_SPAN_WORDS, len(words)))
             start = rng.randint(0, len(words) - length)
             text = " ".join(words[start : start + length]).strip(" ,;:-")
             if any(char.isalpha() for char in text) and self._allowed(lang, text):
-                yield f"span/{lang}{count:05d}", text
+                yield f"{kind}/{lang}{count:05d}", text
 
 
 def _read(file: Path) -> np.ndarray:

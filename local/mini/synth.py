@@ -10,10 +10,11 @@ import ctypes
 import multiprocessing
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import espeakng_loader
 import numpy as np
@@ -105,6 +106,13 @@ def draw_speech(path: Path, lang: str, text: str, variants: Sequence[str], rng: 
     )
 
 
+class Engine(Protocol):
+    """Speaks at 22.05 kHz, in the process that made it."""
+
+    def speak(self, speech: Speech) -> np.ndarray:
+        """Return float32 samples (T,)."""
+
+
 class Espeak:
     """The one espeak-ng of this process, in synchronous mode: samples arrive while ``espeak_Synth`` runs."""
 
@@ -161,9 +169,9 @@ def trim(samples: np.ndarray, keep: int, floor: float = 1e-3) -> np.ndarray:
     return samples[max(0, loud[0] - keep) : loud[-1] + keep]
 
 
-def render(espeak: Espeak, speech: Speech) -> np.ndarray:
+def render(engine: Engine, speech: Speech) -> np.ndarray:
     """Return the finished utterance, float32 (T,) at 16 kHz with its peak near 0.5."""
-    samples = resample_poly(espeak.speak(speech), FS // 100, speech.pretended_rate // 100)
+    samples = resample_poly(engine.speak(speech), FS // 100, speech.pretended_rate // 100)
     samples = trim(samples, keep=FS // 20)
     samples *= 0.5 / np.abs(samples).max()
     sigma = np.sqrt(np.mean(samples**2)) * 10 ** (-speech.snr_db / 20)
@@ -171,7 +179,7 @@ def render(espeak: Espeak, speech: Speech) -> np.ndarray:
     return (samples + noise).astype(np.float32)
 
 
-def _write_block(block: list[Speech]) -> list[int]:
+def _write_block(start: Callable[[int], Engine], block: list[Speech]) -> list[int]:
     """Worker, in a process of its own: write the wavs of a block and return their lengths in samples.
 
     espeak-ng carries hidden state from one utterance to the next. Only a fresh process that speaks the same block makes
@@ -179,8 +187,8 @@ def _write_block(block: list[Speech]) -> list[int]:
     """
     if all(speech.path.exists() for speech in block):
         return [soundfile.info(speech.path).frames for speech in block]
-    espeak = Espeak(seed=block[0].seed)
-    return [_write(speech, render(espeak, speech)) for speech in block]
+    engine = start(block[0].seed)
+    return [_write(speech, render(engine, speech)) for speech in block]
 
 
 def _write(speech: Speech, samples: np.ndarray) -> int:
@@ -193,10 +201,18 @@ def _write(speech: Speech, samples: np.ndarray) -> int:
     return len(samples)
 
 
-def synthesize(speeches: Iterable[Speech], workers: int = 2) -> list[int]:
+def synthesize(
+    speeches: Iterable[Speech], workers: int = 2, start: Callable[[int], Engine] = Espeak, name: str = "espeak-ng"
+) -> list[int]:
     """Write every utterance and return the lengths in samples, in the order given.
 
     Blocks whose files all exist are kept, so an interrupted run goes on where it stopped.
+
+    Args:
+        speeches: what to speak.
+        workers: processes.
+        start: makes an engine from a seed, in each process.
+        name: of the engine, for the progress bar.
     """
     jobs = list(speeches)
     for folder in {job.path.parent for job in jobs}:
@@ -207,9 +223,9 @@ def synthesize(speeches: Iterable[Speech], workers: int = 2) -> list[int]:
     context = multiprocessing.get_context("fork")
     with (
         context.Pool(workers, maxtasksperchild=1) as pool,
-        tqdm(total=len(jobs), desc="espeak-ng", unit="utt", mininterval=1.0) as bar,
+        tqdm(total=len(jobs), desc=name, unit="utt", mininterval=1.0) as bar,
     ):
-        for done in pool.imap(_write_block, blocks):
+        for done in pool.imap(partial(_write_block, start), blocks):
             lengths += done
             bar.update(len(done))
     return lengths

@@ -177,7 +177,7 @@ def test_additions_go_to_training_alone(prepared, augmented):
     assert before.items() <= after.items()
     added = [u for utt_id, u in after.items() if utt_id not in before]
     assert {row["kind"] for row in summary["additions"]} == {
-        "other speeds", "prompts in a row", "pieces, synthesised", "prompts, synthesised",
+        "other speeds", "prompts in a row", "pieces of prompts, synthesised", "prompts, synthesised",
     }  # fmt: skip
     assert sum(row["asr"] + row["st"] for row in summary["additions"]) == len(added)
     for utt in added:

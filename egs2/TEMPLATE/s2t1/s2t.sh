@@ -47,9 +47,11 @@ dense_exp=           # an existing dense experiment, in place of stage 5
 inference_s2t_model=valid.acc.best.pth # the checkpoint for decoding; of the dense one also for fine-tuning
 
 # Decoding
-systems="espnet dense control gated" # also fixed, random: baselines of the gated checkpoint
+systems="espnet dense control gated" # also fixed, random: baselines of the gated checkpoint; dense+ctc, control+ctc, gated+ctc
 sparsities="0.0 0.3 0.5 0.7" # items: one number, or encoder,decoder
 baseline_sparsities="0.5 0.7" # of fixed and random
+ctc_sparsities=      # of gated+ctc (default: sparsities)
+ctc_args="--ctc_weight 0.3 --ctc_tasks asr" # of the systems with +ctc
 inference_config=conf/decode_s2t.yaml
 inference_args="--measure_flops true --flops_every 10"
 inference_tag=       # suffix of the names of the decoding directories
@@ -70,7 +72,7 @@ $(sed -nE '/^help_message/q; s/^([a-z_][a-z0-9_]*)=(.*)$/    --\1 \2/p' "$0")"
 for option in corpus train_set valid_set test_sets langs tasks; do
     [ -n "${!option}" ] || die "--${option} is needed (see --help)"
 done
-for item in ${sparsities} ${baseline_sparsities}; do
+for item in ${sparsities} ${baseline_sparsities} ${ctc_sparsities}; do
     [[ ${item} =~ ^0(\.[0-9]+)?(,0(\.[0-9]+)?)?$ ]] || die "sparsity must be in [0, 1), got ${item} (--sparsities)"
 done
 for item in s2t gated control inference; do
@@ -226,15 +228,16 @@ fi
 if in_stage 7; then
     log "Stage 7: decoding"
     while read -r system exp engine sparsity dir dset <&3; do
-        data="${raw}/${dset}"
+        data="${raw}/${dset}" ctc=
+        [[ ${system} != *+ctc ]] || ctc=${ctc_args}
         if begin --wipe "${dir}" decode "${inference_config}" "${inference_args}" "${inference_s2t_model}" "${engine}" \
-            "${sparsity}" "${seed}" "${data}/.filter.done" "${exp}/.train.done"; then
+            "${sparsity}" ${ctc:+"${ctc}"} "${seed}" "${data}/.filter.done" "${exp}/.train.done"; then
             [ "${sparsity}" = - ] && knob=() || knob=(--sparsity "${sparsity}")
             [[ ${system} != @(fixed|random) ]] || knob+=(--budget "${system}")
             log "Decoding ${dset}: ${system}${knob[*]:+ at ${knob[*]}} (log: ${dir}/log)"
             # shellcheck disable=SC2086
             decode "${exp}" "${dir}" --engine "${engine}" --system "${system}" "${knob[@]}" \
-                --ngpu "${inference_ngpu}" ${inference_args}
+                --ngpu "${inference_ngpu}" ${inference_args} ${ctc}
             finish
         fi
     done 3<<<"${decodings}"

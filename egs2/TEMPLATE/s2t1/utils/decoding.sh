@@ -3,6 +3,7 @@
 
 # One line a decoding: system, experiment, engine, sparsity, directory, set.
 # fixed and random are baselines of the gated checkpoint: one mask for everyone, and random masks, of the same cost.
+# dense+ctc, control+ctc and gated+ctc: with ${ctc_args}.
 list_decodings() {
     local system sparsity dset end
     for dset in ${test_sets}; do
@@ -10,6 +11,13 @@ list_decodings() {
         for system in ${systems}; do
             case "${system}" in
                 espnet) echo "espnet ${dense_exp} espnet - ${dense_exp}/decode_espnet${end}" ;;
+                dense+ctc) echo "${system} ${dense_exp} gated - ${dense_exp}/decode_ctc${end}" ;;
+                control+ctc) echo "${system} ${control_exp} gated - ${control_exp}/decode_ctc${end}" ;;
+                gated+ctc)
+                    for sparsity in ${ctc_sparsities:-${sparsities}}; do
+                        echo "${system} ${gated_exp} gated ${sparsity} ${gated_exp}/decode_ctc_s${sparsity//,/_}${end}"
+                    done
+                    ;;
                 dense) echo "dense ${dense_exp} gated - ${dense_exp}/decode_dense${end}" ;;
                 control) echo "control ${control_exp} gated - ${control_exp}/decode${end}" ;;
                 gated)
@@ -22,7 +30,7 @@ list_decodings() {
                         echo "${system} ${gated_exp} gated ${sparsity} ${gated_exp}/decode_${system}_s${sparsity//,/_}${end}"
                     done
                     ;;
-                *) die "unknown system '${system}' in --systems (espnet, dense, control, gated, fixed, random)" ;;
+                *) die "unknown system '${system}' in --systems (espnet, dense, control, gated, fixed, random, dense+ctc, control+ctc, gated+ctc)" ;;
             esac
         done
     done

@@ -14,7 +14,9 @@ nj=2
 speeds=                             # additions to the training set: recordings at these speeds too (0.9,1.1),
 joined=0                            # rows of two or three short recordings, for each voice,
 synth_voices=0                      # synthesised readings of each prompt,
-synth_spans=0                       # and synthesised pieces of prompts, for each language
+synth_spans=0                       # synthesised pieces of prompts, for each language,
+synth_guide=0                       # and of Debian's installation guide
+natural=0                           # share of what is synthesised by voices trained on people; the rest: espeak-ng
 
 . utils/parse_options.sh
 . ./path.sh
@@ -23,4 +25,5 @@ synth_spans=0                       # and synthesised pieces of prompts, for eac
 # shellcheck disable=SC2086
 python3 "${MAIN_ROOT}/local/prepare_asterisk.py" --data_dir "${data_dir}" --downloads_dir "${downloads_dir}" \
     --langs ${langs} --st_pairs ${st_pairs} ${voices} --max_seconds "${max_seconds}" --seed "${seed}" --nj "${nj}" \
-    --speeds ${speeds//,/ } --joined "${joined}" --synth_voices "${synth_voices}" --synth_spans "${synth_spans}"
+    --speeds ${speeds//,/ } --joined "${joined}" --synth_voices "${synth_voices}" --synth_spans "${synth_spans}" \
+    --synth_guide "${synth_guide}" --natural "${natural}"
