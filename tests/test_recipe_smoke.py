@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).resolve().parents[1] / "egs2" / "mini" / "s2t1" / "run.sh"
-SYSTEMS = {("espnet", 0.0), ("dense", 0.0), ("control", 0.0), ("gated", 0.0), ("gated", 0.5)}
+DENSE = {("espnet", 0.0), ("dense", 0.0), ("control", 0.0)}
+SYSTEMS = DENSE | {("gated", 0.0), ("gated", 0.5), ("gated+ctc", 0.5)}
 COLUMNS = (
     "corpus set task src tgt system sparsity skipped_encoder skipped_decoder wer cer bleu chrf gflops latency_s rtf n"
 ).split()

@@ -58,6 +58,7 @@ def in_short(test_set: TestSet, gated: str | None, comparisons: Comparisons, fin
     view = View(test_set, gated)
     lines += _flops_line(view)
     lines += _rival_lines(comparisons)
+    lines += _search_lines(comparisons)
     lines += _budget_line(test_set.of(gated))
     lines += _structure_lines(view)
     counts = [f"{n} {v}" for v in VERDICTS if (n := sum(f.verdict == v for f in findings))]
@@ -115,6 +116,17 @@ def _rival_lines(comparisons: Comparisons) -> list[str]:
             f"{of_rival[0].b.system} beats {rival} at the same sparsity by more than the 95 % interval in {len(won)} "
             f"of {len(of_rival)} comparisons: {where}."
         )
+    return lines
+
+
+def _search_lines(comparisons: Comparisons) -> list[str]:
+    """The price of sparsity with another search, a line each."""
+    priced = [c for c in comparisons.done if c.kind == "price of sparsity" and c.b.search]
+    lines = []
+    for b in dict.fromkeys(c.b.name for c in priced):
+        of_b = [c for c in priced if c.b.name == b]
+        scores = ", ".join(f"{c.result.metric.upper()} {difference(c)}" for c in of_b)
+        lines.append(f"{of_b[0].b.label} against {of_b[0].a.label}: {scores}.")
     return lines
 
 

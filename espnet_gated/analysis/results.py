@@ -274,7 +274,7 @@ def _identity(row: Row) -> tuple[Any, ...]:
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    """Set, then overall before tasks before languages, then espnet, dense, control, others; last those with another search."""
+    """Set, then overall before tasks before languages, then espnet, dense, control, others; `+ctc` last."""
     system, _, search = row["system"].partition("+")
     rank = _FIRST.index(system) if system in _FIRST else len(_FIRST)
     level = (row["task"] != ALL) + (row["src"] != ALL)

@@ -15,6 +15,7 @@ from espnet_gated.analysis.experiment import ReportError, gate_table, read_exper
 from espnet_gated.analysis.metrics import paired_bootstrap
 from espnet_gated.analysis.page import Mark, Page
 from espnet_gated.analysis.report import make_report
+from espnet_gated.analysis.results import gather, overall
 from espnet_gated.bin import report as report_bin
 from espnet_gated.data.datadir import Utterance, write_data_dir
 
@@ -213,6 +214,24 @@ def test_paired_comparisons_are_the_ones_of_the_metrics(exp):
     assert c.result == paired_bootstrap(refs, a, b, "wer", n_resamples=50)
     assert (c.b.label, c.verdict, c.kind) == ("gated 0/0.5", "better", "same sparsity")
     assert len(found.done) == 2 * (4 + 1)
+
+
+def test_systems_with_ctc_are_compared_among_themselves(tmp_path):
+    points = [("control", (0.0, 0.0)), ("gated", (0.0, 0.5)), ("fixed", (0.0, 0.5))]
+    points += [(f"{system}+ctc", asked) for system, asked in points[:2]]
+    experiment = read_experiment(small(tmp_path, systems=points))
+    found = compare(experiment, experiment.sets[0], "gated", resamples=10)
+    assert {(c.kind, c.a.label, c.b.label) for c in found.done} == {
+        ("price of sparsity", "control", "gated 0/0.5"),
+        ("same sparsity", "fixed 0/0.5", "gated 0/0.5"),
+        ("price of sparsity", "control+ctc", "gated+ctc 0/0.5"),
+    }
+    assert [row["system"] for row in overall(gather(tmp_path / "exp").rows)["mini", "test"]][-2:] == [
+        "control+ctc",
+        "gated+ctc",
+    ]
+    page = run(tmp_path / "exp").text
+    assert "gated+ctc 0/0.5 against control+ctc: WER +0.0 [+0.0, +0.0], BLEU +0.0 [+0.0, +0.0]." in page
 
 
 # -- less data, smaller report --------------------------------------------------------------------

@@ -19,9 +19,10 @@ case "${scale}" in
     full)
         scale_options=(
             --nbpe 500
-            --systems "espnet dense control gated fixed random"
+            --systems "espnet dense control gated fixed random dense+ctc control+ctc gated+ctc"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --baseline_sparsities "0.0,0.5 0.5"
+            --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
             --inference_nj 2 # every system alike: two decoders of one thread each
             --inference_args "--measure_flops true --flops_every 40"
         )
@@ -31,7 +32,9 @@ case "${scale}" in
             --nbpe 200
             --num_stats_utts 40
             --s2t_args "--max_epoch 1 --num_iters_per_epoch 20 --batch_size 8 --valid_batch_size 12"
+            --systems "espnet dense control gated gated+ctc"
             --sparsities "0.0 0.5"
+            --ctc_sparsities 0.5
             --inference_args "--measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
             --datadir smoke/data --dumpdir smoke/dump --expdir smoke/exp
         )
