@@ -1,4 +1,4 @@
-"""The frontier: quality against measured latency and FLOPs, one panel a task and a price, with direct labels."""
+"""The frontier: quality against measured latency and FLOPs, one panel a task and a price."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
 from espnet_gated.analysis.experiment import REFERENCES, SERIES, Decoding, TestSet
+from espnet_gated.analysis.scales import scale_price, scale_score
 
 # Okabe and Ito's colours: distinct under the common forms of colour blindness
 _GATED_COLORS = {"both": "#0072B2", "decoder": "#009E73", "encoder": "#D55E00", "none": "#0072B2"}
@@ -50,7 +51,7 @@ class Line:
     color: str
     marker: str
     name: str
-    """Written at its sparsest point."""
+    """For the legend; references have theirs written beside them."""
 
 
 @dataclass
@@ -90,10 +91,11 @@ def frontier(test_set: TestSet, gated: str | None) -> Figure | None:
     waiting: list[tuple[Axes, list[Label], list[Line]]] = []
     for axes, ((task, score, score_title), (price, price_title)) in zip(grid.flat, panels, strict=True):
         lines = series_lines(test_set, gated, task, score, price)
-        labels = _draw(axes, lines, may_be_log=score == "wer")
+        labels = _draw(axes, lines, score)
         axes.set_xlabel(price_title)
         axes.set_ylabel(score_title)
         waiting.append((axes, labels, lines))
+    _legend(figure, [line for _, _, lines in waiting for line in lines], n_columns)
     figure.canvas.draw()
     figure.set_layout_engine("none")  # labels are placed in a layout that must not move any more
     for axes, labels, lines in waiting:
@@ -120,8 +122,7 @@ def series_lines(test_set: TestSet, gated: str | None, task: str, score: str, pr
                 color = _GATED_COLORS[series] if main else _OTHER_COLORS[others.index(system) % len(_OTHER_COLORS)]
                 marker = _MARKERS[series]
             members = sorted(members, key=lambda p: (sum(p.decoding.asked), p.decoding.asked))
-            end = _sparsity(members[-1].decoding, series)
-            name = system if series == "none" else f"{system}, {series} {end}"
+            name = system if series == "none" else f"{system}, {series}"
             lines.append(Line(system, series, members, color, marker, name))
     return lines
 
@@ -135,7 +136,7 @@ def _point(decoding: Decoding, task: str, score: str, price: str) -> Point | Non
     return Point(decoding, float(x), float(y), (float(low), float(high)))
 
 
-def _draw(axes: Axes, lines: Sequence[Line], may_be_log: bool) -> list[Label]:
+def _draw(axes: Axes, lines: Sequence[Line], score: str) -> list[Label]:
     if not lines:
         axes.text(0.5, 0.5, "not measured on this task", transform=axes.transAxes, ha="center", color="#888888")
         axes.set(xticks=[], yticks=[])
@@ -161,14 +162,14 @@ def _draw(axes: Axes, lines: Sequence[Line], may_be_log: bool) -> list[Label]:
             mew=0.6,
             zorder=4 if line.system in _DENSE_STYLE else 3,
         )
-        last = line.points[-1]
-        labels.append(Label(line.name, last.x, last.y, line.color, True, 8.0))
+        if line.system in REFERENCES:
+            labels.append(Label(line.name, line.points[-1].x, line.points[-1].y, line.color, True, 8.0))
         for p in line.points:
             text = _sparsity(p.decoding, line.series)
-            if p is not last and (text, p.x, p.y) not in seen and text:
+            if text and (text, p.x, p.y) not in seen:
                 seen.add((text, p.x, p.y))
                 labels.append(Label(text, p.x, p.y, line.color, False, 6.8))
-    _scale(axes, lines, may_be_log)
+    _scale(axes, lines, score)
     return labels
 
 
@@ -181,34 +182,27 @@ def _sparsity(decoding: Decoding, series: str) -> str:
     return f"{max(encoder, decoder):g}"
 
 
-def _scale(axes: Axes, lines: Sequence[Line], y_may_be_log: bool) -> None:
-    """Logarithmic axes where values span much; plain numbers on them; room for labels."""
-    axes.margins(x=0.16, y=0.14)
+def _scale(axes: Axes, lines: Sequence[Line], score: str) -> None:
+    """Axes on which near and far points can be told apart; room for labels."""
+    axes.margins(x=0.1, y=0.12)
     points = [p for line in lines for p in line.points]
-    x, y = [p.x for p in points], [p.y for p in points]
-    if _is_wide(x):
-        _log(axes, "x", x)
-    if y_may_be_log and _is_wide(y):
-        _log(axes, "y", y)
-        axes.set_ylim(min(max(p.ci[0], min(y) / 2) for p in points) / 1.12, max(p.ci[1] for p in points) * 1.2)
+    scale_price(axes, [p.x for p in points])
+    scale_score(axes, score, [p.y for p in points])
     axes.grid(color="#e6e6e6", lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _is_wide(values: Sequence[float]) -> bool:
-    return bool(values) and min(values) > 0 and max(values) > 3.5 * min(values)
-
-
-def _log(axes: Axes, name: str, values: Sequence[float]) -> None:
-    ladder = [m * 10.0**e for e in range(-5, 8) for m in (1, 1.5, 2, 3, 5, 7)]
-    inside = [t for t in ladder if min(values) * 0.7 <= t <= max(values) * 1.4]
-    getattr(axes, f"set_{name}scale")("log")
-    axis = getattr(axes, f"{name}axis")
-    axis.set_major_locator(FixedLocator(inside))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
+def _legend(figure: Figure, lines: Sequence[Line], n_columns: int) -> None:
+    """One entry for each system and series that has no name of its own in the panels."""
+    found = {line.name: line for line in lines if line.system not in REFERENCES}
+    handles = []
+    for name, line in found.items():
+        dashes = "--" if line.color in _OTHER_COLORS else "-"
+        handles.append(Line2D([], [], color=line.color, marker=line.marker, ls=dashes, label=name))
+    if handles:
+        columns = min(len(handles), 2 * n_columns)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def _place(axes: Axes, labels: Sequence[Label], lines: Sequence[Line]) -> None:

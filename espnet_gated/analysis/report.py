@@ -100,7 +100,8 @@ def _systems(page: Page, prefix: str, test_set: TestSet, gated: str | None) -> N
             png(figure),
             "Quality against its price, mean over the utterances of the task. Bars: 95 % bootstrap interval over "
             "utterances. Numbers: sparsity asked (one number: of every pruned stack; two: encoder/decoder). "
-            "● both stacks pruned, ▼ decoder, ▲ encoder. Axes are logarithmic where values span much.",
+            "● both stacks pruned, ▼ decoder, ▲ encoder. Axes are logarithmic where values span "
+            "much: prices by their ratio, scores by their distance from the best there is.",
         )
     base = test_set.reference()
     against = f" Δ: against {base.label}; WER, GFLOPs and latency relative, BLEU absolute." if base else ""
