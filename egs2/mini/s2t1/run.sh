@@ -21,7 +21,7 @@ case "${scale}" in
             --nbpe 500
             --systems "espnet dense control gated fixed random dense+ctc control+ctc gated+ctc"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
-            --baseline_sparsities "0.0,0.5 0.5"
+            --baseline_sparsities "0.0,0.5 0.5 0.7"
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
             --inference_nj 2 # every system alike: two decoders of one thread each
             --inference_args "--measure_flops true --flops_every 40"
