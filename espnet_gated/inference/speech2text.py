@@ -227,16 +227,17 @@ class Speech2Text(ESPnetSpeech2Text):
         """
         try:
             return self._decode(requests)
-        except (torch.OutOfMemoryError, MemoryError):
-            if len(requests) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if len(requests) == 1 or not _out_of_memory(error):
                 raise
-            logging.warning("out of memory with %d utterances: halving the batch", len(requests))
-            half = len(requests) // 2
-            first = self.decode_batch(requests[:half])
-            stats = self.stats
-            second = self.decode_batch(requests[half:])
-            self.stats = stats + self.stats
-            return first + second
+        # Behind the handler: while it runs, the traceback holds the tensors of the batch that did not fit.
+        logging.warning("out of memory with %d utterances: halving the batch", len(requests))
+        half = len(requests) // 2
+        first = self.decode_batch(requests[:half])
+        stats = self.stats
+        second = self.decode_batch(requests[half:])
+        self.stats = stats + self.stats
+        return first + second
 
     def _decode(self, requests: Sequence[Request]) -> list[Any]:
         primers = [self._primer(r) for r in requests]
@@ -469,6 +470,11 @@ class _Encoded:
     memory: Tensor  # (T, size)
     intermediate: list[tuple[int, Tensor]] | None
     gates: dict[str, Any]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: torch has no class of its own for those on a CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _files_of(folder: Path) -> dict[str, str]:

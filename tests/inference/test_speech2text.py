@@ -1,6 +1,7 @@
 """``Speech2Text``: ESPnet's results on dense weights (law 4), batches that are their rows (law 3), and the knob."""
 
 import logging
+import weakref
 
 import pytest
 import torch
@@ -118,8 +119,20 @@ def test_rows_of_a_batch_run_different_modules(gated):
         assert len({tuple(s.gates[stack].values()) for s in gated.stats}) > 1
 
 
-@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
-def test_a_batch_that_does_not_fit_is_halved(gated, monkeypatch, caplog, error):
+def fails(error):
+    raise error("too much")
+
+
+FULL = {
+    "python": (MemoryError, lambda: fails(MemoryError)),
+    "cuda": (torch.OutOfMemoryError, lambda: fails(torch.OutOfMemoryError)),
+    "cpu": (RuntimeError, lambda: torch.empty(10**15)),  # a real one: torch has no class for it
+}
+
+
+@pytest.mark.parametrize("kind", FULL)
+def test_a_batch_that_does_not_fit_is_halved(gated, monkeypatch, caplog, kind):
+    error, allocate = FULL[kind]
     items = [Request(wave(0.3, seed), lang_sym=LANGS[seed % 3]) for seed in range(5)]
     expected = [gated.decode_batch([item])[0] for item in items]
     sizes, decode = [], gated._decode
@@ -127,7 +140,7 @@ def test_a_batch_that_does_not_fit_is_halved(gated, monkeypatch, caplog, error):
     def limited(requests):
         sizes.append(len(requests))
         if len(requests) > 1:
-            raise error("too much")
+            allocate()
         return decode(requests)
 
     monkeypatch.setattr(gated, "_decode", limited)
@@ -137,9 +150,32 @@ def test_a_batch_that_does_not_fit_is_halved(gated, monkeypatch, caplog, error):
         assert_same_results(a, b)
     assert sizes == [5, 2, 1, 1, 3, 1, 2, 1, 1] and len(gated.stats) == 5
     assert "halving the batch" in caplog.text
-    monkeypatch.setattr(gated, "_decode", lambda requests: (_ for _ in ()).throw(error("too much")))
+    monkeypatch.setattr(gated, "_decode", lambda requests: allocate())
     with pytest.raises(error):
         gated.decode_batch(items[:1])
+
+
+def test_other_errors_do_not_halve_the_batch(gated, monkeypatch, caplog):
+    monkeypatch.setattr(gated, "_decode", lambda requests: fails(RuntimeError))
+    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="too much"):
+        gated.decode_batch([Request(wave(0.3))] * 2)
+    assert "halving" not in caplog.text
+
+
+def test_a_batch_that_did_not_fit_lets_go_of_its_memory(gated, monkeypatch):
+    """Before the halves are decoded: a traceback that is being handled keeps every tensor of its frames."""
+    alive, decode = [], gated._decode
+
+    def limited(requests):
+        if len(requests) > 1:
+            large = torch.zeros(8)
+            alive.append(weakref.ref(large))
+            torch.empty(10**15)
+        assert alive[0]() is None
+        return decode(requests)
+
+    monkeypatch.setattr(gated, "_decode", limited)
+    assert len(gated.decode_batch([Request(wave(0.3))] * 2)) == 2
 
 
 # -- the knob -----------------------------------------------------------------------------------------
