@@ -1,7 +1,9 @@
 """Gated twin of ESPnet's E-Branchformer layer (Kim et al., SLT 2022)."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoderLayer
@@ -27,6 +29,7 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
         "cgmlp",
         "feed_forward",
     )
+    _bias_products: Mapping[int, tuple[tuple[int, ...], Tensor]] = MappingProxyType({})  # half → its weights, product
 
     def module_costs(self, frames: float) -> dict[str, float]:
         """FLOPs of each module on ``frames`` frames; each branch owns its half of the merge."""
@@ -111,7 +114,14 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
         return self.dropout(self.merge_proj(both + local))
 
     def _can_split(self) -> bool:
-        return isinstance(self.merge_proj, torch.nn.Linear)  # a quantised one has no weight to slice
+        """Whether the merge's product can be taken for one half alone.
+
+        A dynamically quantised one is left whole: it scales its input by the largest value of both halves, so the
+        product of one half is another function. The results differ by 2 %, as much as either does from float32, and
+        skipping would be masking (law 2) to that digit only. What it costs at size 384 and 750 frames: 1.3 of the 2.5
+        ms of a merge, beside 10 ms for the feed-forwards and 13 for the attention (one core of a Xeon).
+        """
+        return isinstance(self.merge_proj, torch.nn.Linear)
 
     def _slice(self, index: int) -> slice:
         return slice(index * self.size, (index + 1) * self.size)
@@ -124,8 +134,20 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
         return F.linear(branch + local, self.merge_proj.weight[:, part], bias)
 
     def _bias_product(self, index: int) -> Tensor:
-        part = self._slice(index)
-        return F.linear(self.depthwise_conv_fusion.bias[part], self.merge_proj.weight[:, part])
+        """What the merge makes of zeros in a half, (size,): made once at inference, and anew when a weight changes."""
+        part, bias, weight = self._slice(index), self.depthwise_conv_fusion.bias, self.merge_proj.weight
+        if self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(weight.device.type):
+            return F.linear(bias[part], weight[:, part])
+        current = (bias.data_ptr(), bias._version, weight.data_ptr(), weight._version)
+        made = self._bias_products.get(index)
+        if made is None or made[0] != current:
+            made = current, F.linear(bias[part], weight[:, part])
+            self._bias_products = {**self._bias_products, index: made}
+        return made[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make their products anew."""
+        return {k: v for k, v in self.__dict__.items() if k != "_bias_products"}
 
     def _constant(self, index: int, gate: ModuleGate) -> Tensor:
         """What the merge makes of a closed branch: zeros through the convolution leave its bias, (size,)."""

@@ -1,7 +1,9 @@
 """Laws 1, 2 and 5 for every encoder family and its variants, tiny and in float64."""
 
+import copy
 import inspect
 import itertools
+import pickle
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +232,41 @@ def test_quantised_merges_skip_as_they_mask(variant: str) -> None:
         skipped = layer(x, mask, gates={name: hard_gate(value) for name, value in values.items()})[0]
         masked = layer(x, mask, gates={name: soft(value) for name, value in values.items()})[0]
         torch.testing.assert_close(skipped[0], masked[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_constant_of_a_closed_branch_is_made_once_at_inference() -> None:
+    """Whatever happens to the layer in between: other weights, another type, copies."""
+    _, gated = build("e_branchformer")
+    layer = gated.encoders[0]
+    x, mask = layer_input(gated, "e_branchformer")
+    state = list(layer.state_dict())
+    rows = hard_gate(torch.tensor([1.0, 0.0, 1.0]))
+
+    def results(layer: nn.Module, x: Any = x) -> list[Tensor]:
+        return [layer(x, mask, gates=gates)[0][0] for gates in ({"attn": CLOSED}, {"cgmlp": CLOSED}, {"attn": rows})]
+
+    def assert_right(layer: nn.Module, x: Any = x) -> None:
+        made_anew = results(layer, x)  # with gradients nothing is kept
+        with torch.no_grad():
+            for _ in range(2):
+                assert_same(results(layer, x), made_anew)
+
+    assert_right(layer)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert list(other.state_dict()) == list(layer.state_dict()) == state
+        first, second = (count(lambda o=other: o(x, mask, gates={"attn": CLOSED})) for _ in range(2))
+        assert first - second == 2 * SIZE * SIZE
+        assert_right(other)
+    with torch.no_grad():
+        layer.merge_proj.weight.mul_(2.0)
+        layer.depthwise_conv_fusion.bias.add_(1.0)
+    assert_right(layer)
+    layer.load_state_dict({name: value + 0.5 for name, value in layer.state_dict().items()})
+    assert_right(layer)
+    layer.train().float()
+    with torch.no_grad():
+        results(layer, tuple(t.float() for t in x))
+    assert_right(layer.double().eval())
 
 
 # -- training -----------------------------------------------------------------------------------------
