@@ -12,6 +12,7 @@ import numpy as np
 
 from espnet_gated.analysis.experiment import STACKS, Decoding, FloatArray, GateTable, TestSet
 from espnet_gated.analysis.gate_stats import Contrast, mean_interval, position_curves, task_contrasts
+from espnet_gated.analysis.table import percent, relative
 
 SEEN, NOT_SEEN, OPPOSITE, UNTESTABLE = "seen here", "not seen", "opposite", "not testable here"
 VERDICTS = (SEEN, NOT_SEEN, OPPOSITE, UNTESTABLE)
@@ -70,16 +71,6 @@ def published_findings(test_set: TestSet, system: str) -> list[Finding]:
     """All published findings, decided for one gated system on one test set."""
     view = View(test_set, system)
     return [rule(view) for rule in RULES]
-
-
-def relative(new: float | None, old: float | None) -> float | None:
-    """Relative change, 0.1 for a tenth more; ``None`` where one is not known or the old value is not positive."""
-    return None if new is None or old is None or old <= 0 else (new - old) / old
-
-
-def percent(share: float | None) -> str:
-    """``+2.8 %``."""
-    return "-" if share is None else f"{100 * share:+.1f} %"
 
 
 def asr_lives_on_cgmlp(view: View) -> Finding:

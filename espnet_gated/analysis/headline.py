@@ -6,17 +6,9 @@ from collections.abc import Sequence
 
 from espnet_gated.analysis.comparisons import BETTER, Comparison, Comparisons
 from espnet_gated.analysis.experiment import STACKS, Decoding, TestSet
-from espnet_gated.analysis.findings import (
-    VERDICTS,
-    Finding,
-    View,
-    changes_from,
-    loss,
-    percent,
-    relative,
-    structure_differs,
-)
+from espnet_gated.analysis.findings import VERDICTS, Finding, View, changes_from, loss, structure_differs
 from espnet_gated.analysis.gate_stats import TOLERANCE, budgets_kept, variation
+from espnet_gated.analysis.table import percent, relative
 
 POINTS = (
     ("sparsity 0", 0.0, 0.0),

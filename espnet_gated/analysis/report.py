@@ -10,17 +10,18 @@ from pathlib import Path
 from espnet_gated.analysis import gate_sections
 from espnet_gated.analysis.comparisons import BETTER, SAME, Comparisons, compare
 from espnet_gated.analysis.environment import environment_section
-from espnet_gated.analysis.experiment import TASKS, Decoding, Experiment, TestSet, read_experiment
-from espnet_gated.analysis.findings import OPPOSITE, SEEN, Finding, View, percent, published_findings, relative
+from espnet_gated.analysis.experiment import REFERENCES, TASKS, Decoding, Experiment, TestSet, read_experiment
+from espnet_gated.analysis.findings import OPPOSITE, SEEN, Finding, View, published_findings
 from espnet_gated.analysis.frontier import frontier
 from espnet_gated.analysis.headline import PRICE_HEADER, base_line, difference, in_short, price_rows
 from espnet_gated.analysis.metrics import RESAMPLES
 from espnet_gated.analysis.page import Cell, Mark, Page
 from espnet_gated.analysis.plots import latency_figure, png, style
 from espnet_gated.analysis.results import label, language_tables
+from espnet_gated.analysis.sparsity_table import sparsity_tables
 from espnet_gated.analysis.speed import HEADER as SPEED_HEADER
 from espnet_gated.analysis.speed import STATS_FILE, speed_row
-from espnet_gated.analysis.table import number, text_table, with_interval
+from espnet_gated.analysis.table import number, percent, relative, text_table, with_interval
 
 METRIC_NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF"}
 _TONES = {SEEN: "good", OPPOSITE: "bad"}
@@ -77,6 +78,7 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
         page.heading(f"{gated} against {base_line(base)}")
         page.table(PRICE_HEADER, prices, left=2)
     _systems(page, prefix, test_set, gated)
+    _by_stack(page, prefix, test_set)
     _comparisons(page, prefix, comparisons)
     if gated:
         gate_sections.add_all(page, prefix, test_set, gated)
@@ -122,6 +124,19 @@ def _systems(page: Page, prefix: str, test_set: TestSet, gated: str | None) -> N
             if len(columns) > 3
         ]
     )
+
+
+def _by_stack(page: Page, prefix: str, test_set: TestSet) -> None:
+    """The published table, of systems with points enough for it."""
+    rows = [row for d in test_set.decodings for row in d.rows.values()]
+    for i, (title, header, cells) in enumerate(sparsity_tables(rows, REFERENCES)):
+        if i == 0:
+            page.section(f"{prefix}Encoder, decoder or both")
+            page.text(
+                "The table of the published work. In brackets: change of WER relative, of BLEU absolute.", soft=True
+            )
+        page.heading(title)
+        page.table(header, cells, left=2)
 
 
 def _system_row(d: Decoding, base: Decoding | None) -> list[Cell]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_gated.analysis.scoring import ALL, META_FILE, SCORE_FILE, write_json
-from espnet_gated.analysis.table import markdown_table, number, text_table, with_interval
+from espnet_gated.analysis.sparsity_table import sparsity_tables
+from espnet_gated.analysis.table import markdown_table, number, pair_name, text_table, with_interval
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "RESULTS.md"
@@ -44,7 +45,8 @@ LEGEND = f"""\
   that was, mean over utterances.
 - WER in percent over the ASR utterances, BLEU and chrF over the ST utterances; brackets hold
   bootstrap 95 % intervals over utterances.
-- `+ctc`: with CTC in the search, for recognition.
+- `+ctc`: with CTC in the search, for recognition; `_single`: one model for each sparsity, where
+  `gated` is one for all of them.
 - GFLOPs: measured around the decoding of an utterance, mean over the utterances measured.
 - latency: mean seconds an utterance takes; RTF: total latency over total audio; speed-up: mean
   latency of `{BASELINE}` over that of the row, on the same utterances.
@@ -152,7 +154,7 @@ def language_tables(rows: Iterable[Row]) -> list[tuple[str, tuple[str, ...], lis
         systems = list(dict.fromkeys(label(row) for row in of_task))
         cell = {(label(row), _pair(row)): row for row in of_task}
         sizes = {_pair(row): row["n"] for row in of_task}
-        header = ("system", *(f"{_pair_name(pair)} (n={sizes[pair]})" for pair in columns))
+        header = ("system", *(f"{pair_name(*pair)} (n={sizes[pair]})" for pair in columns))
         for name, title, digits in _BY_LANGUAGE:
             if all(row.get(name) is None for row in of_task):
                 continue
@@ -179,6 +181,8 @@ def report(results: Results) -> str:
     for corpus, name in overall(results.rows):
         parts.append(f"## {corpus}/{name}: by task and language")
         rows = [r for r in results.rows if (r["corpus"], r["set"]) == (corpus, name)]
+        for title, header, cells in sparsity_tables(rows, references=_FIRST[::-1]):
+            parts += [f"### {title}", markdown_table(header, cells, n_left=2)]
         for title, header, cells in language_tables(rows):
             parts += [f"### {title}", markdown_table(header, cells)]
     parts.append(_scoring_section(results))
@@ -287,10 +291,6 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 def _pair(row: Row) -> tuple[str, str]:
     return row["src"], row["tgt"]
-
-
-def _pair_name(pair: tuple[str, str]) -> str:
-    return pair[0] if pair[0] == pair[1] else f"{pair[0]}→{pair[1]}"
 
 
 def _read_rows(file: Path) -> list[Row]:

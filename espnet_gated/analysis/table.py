@@ -1,4 +1,4 @@
-"""Tables as aligned plain text and as Markdown."""
+"""Tables as aligned plain text and as Markdown, and what stands in their cells."""
 
 from __future__ import annotations
 
@@ -50,3 +50,18 @@ def with_interval(value: float | None, ci: Sequence[float] | None, digits: int =
     if value is None or ci is None:
         return number(value, digits)
     return f"{value:.{digits}f} [{ci[0]:.{digits}f}, {ci[1]:.{digits}f}]"
+
+
+def relative(new: float | None, old: float | None) -> float | None:
+    """Relative change, 0.1 for a tenth more; ``None`` where one is not known or the old value is not positive."""
+    return None if new is None or old is None or old <= 0 else (new - old) / old
+
+
+def percent(share: float | None) -> str:
+    """``+2.8 %``."""
+    return "-" if share is None else f"{100 * share:+.1f} %"
+
+
+def pair_name(src: str, tgt: str) -> str:
+    """``deu`` for speech that is recognised, ``deu→eng`` for speech that is translated."""
+    return src if src == tgt else f"{src}→{tgt}"
