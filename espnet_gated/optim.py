@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 LAYERS = (".encoders.", ".decoders.")
 """What is in the names of parameters inside the layers of any ESPnet encoder or decoder."""
+_NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # Jordan's quintic: steep at 0, and never far from 1 at 1
+_NEWTON_SCHULZ_STEPS = 5
+_EPSILON = 1e-7
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -21,11 +24,63 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and name.endswith(".weight") and any(layers in f".{name}" for layers in LAYERS)
 
 
-class MuonAdam(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) beside Adam.
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """The nearest matrix whose singular values are all about one (0.7 to 1.2), by five Newton-Schulz steps.
 
-    Muon gives every direction of a matrix the same say in an update. Its updates are scaled to Adam's size (Liu et al.
-    2025, arXiv:2502.16982), so one learning rate and one scheduler serve both. ``torch.optim.Muon`` does the work.
+    ``torch.optim.Muon`` computes these in bfloat16, which many CPUs are slow at in small products: it took a third
+    of a training step (docs/experiments.md). On a CPU the products are therefore float32 ones, of the precision that
+    ``torch.set_float32_matmul_precision`` says.
+
+    Args:
+        matrix: (rows, columns), not all zero.
+
+    Returns:
+        (rows, columns), float32 on a CPU, bfloat16 elsewhere.
+    """
+    x = matrix.float() if matrix.device.type == "cpu" else matrix.bfloat16()
+    tall = x.size(0) > x.size(1)
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=_EPSILON)
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(_NEWTON_SCHULZ_STEPS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a matrix's directions have the same say.
+
+    Nesterov momentum, orthogonalized, and scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982), as
+    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``; see :func:`orthogonalize` for the difference.
+
+    Args:
+        params: matrices.
+        lr, momentum: as usual.
+        weight_decay: decoupled.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update all matrices that have a gradient."""
+        for group in self.param_groups:
+            lr, momentum = float(group["lr"]), group["momentum"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                average = state.setdefault("momentum_buffer", torch.zeros_like(p.grad))
+                average.lerp_(p.grad, 1 - momentum)
+                update = orthogonalize(p.grad.lerp(average, momentum)).to(p)
+                p.mul_(1 - lr * group["weight_decay"])
+                p.add_(update, alpha=-lr * 0.2 * max(p.shape) ** 0.5)
+
+
+class MuonAdam(torch.optim.Optimizer):
+    """:class:`Muon` beside Adam; one learning rate and one scheduler serve both.
 
     Args:
         named_params: name and parameter of a whole model.
@@ -54,9 +109,7 @@ class MuonAdam(torch.optim.Optimizer):
         if not matrices:
             raise ValueError(f"optim: muon needs matrices in layers named {' or '.join(LAYERS)}; this model has none")
         self._parts = (
-            torch.optim.Muon(
-                matrices, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
+            Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
             torch.optim.AdamW(others, lr=lr, betas=tuple(betas), weight_decay=weight_decay, fused=fused),
         )
         super().__init__([group for part in self._parts for group in part.param_groups], {})

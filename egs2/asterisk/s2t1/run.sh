@@ -39,7 +39,7 @@ additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 4 --synth_spa
     --token_args "--time_resolution 30.0" \
     --nj 2 \
     --train_nj 2 \
-    --matmul_precision medium \
+    --matmul_precision auto \
     --local_data_opts "--max_seconds 3.7 ${additions}" \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \

@@ -53,7 +53,7 @@ esac
     --filter_args "--max_chars_per_second 60" \
     --nj 2 \
     --train_nj 2 \
-    --matmul_precision medium \
+    --matmul_precision auto \
     --local_data_opts "--scale ${scale}" \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \
