@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from espnet_gated.analysis.results import RESULTS_FILE, ResultsError, gather, overall
 from espnet_gated.analysis.scoring import ALL, SCORE_FILE, read_stats
+from espnet_gated.analysis.sparsity_table import pruned, search_of
 from espnet_gated.analysis.speed import STATS_FILE
 
 STACKS = ("encoder", "decoder")
@@ -115,16 +116,12 @@ class Decoding:
     @property
     def search(self) -> str:
         """What the name of the system says of its search: ``+ctc``, or nothing."""
-        _, plus, search = self.system.partition("+")
-        return plus + search
+        return search_of(self.system)
 
     @property
     def series(self) -> str:
         """Where it was asked to skip: ``none``, ``encoder``, ``decoder`` or ``both``."""
-        encoder, decoder = (share > 0 for share in self.asked)
-        if encoder and decoder:
-            return "both"
-        return "encoder" if encoder else "decoder" if decoder else "none"
+        return pruned(self.asked)
 
     def value(self, name: str, task: str = ALL) -> float | None:
         """A number of the row over all languages of a task; ``None`` where it was not measured."""

@@ -42,10 +42,24 @@ def sparsity_tables(rows: Iterable[Row], references: Sequence[str]) -> list[Tabl
             systems.setdefault(row["system"], {}).setdefault(asked, {})[place] = row
     tables = []
     for name, points in systems.items():
-        if {_group(asked) for asked in points} >= set(GROUPS):
-            names = [reference + _search(name) for reference in references]
+        if {pruned(asked) for asked in points} >= set(GROUPS):
+            names = [reference + search_of(name) for reference in references]
             tables.append(_table(name, points, {n: systems[n] for n in names if n in systems}))
     return tables
+
+
+def pruned(asked: Asked) -> str:
+    """Where a decoding was asked to skip: ``none``, ``encoder``, ``decoder`` or ``both``."""
+    encoder, decoder = (share > 0 for share in asked)
+    if encoder and decoder:
+        return "both"
+    return "encoder" if encoder else "decoder" if decoder else "none"
+
+
+def search_of(system: str) -> str:
+    """What the name of a system says of its search: ``+ctc``, or nothing."""
+    _, plus, search = system.partition("+")
+    return plus + search
 
 
 def _table(name: str, points: Mapping[Asked, Cells], dense: Mapping[str, Mapping[Asked, Cells]]) -> Table:
@@ -56,14 +70,14 @@ def _table(name: str, points: Mapping[Asked, Cells], dense: Mapping[str, Mapping
         for key, task, title in SCORES
         for place in _places([*points.values(), base], task, key)
     ]
-    order = sorted(points, key=lambda asked: (("none", *GROUPS).index(_group(asked)), sum(asked), asked))
+    order = sorted(points, key=lambda asked: (("none", *GROUPS).index(pruned(asked)), sum(asked), asked))
     lines = [([reference, "-"], cells) for reference, cells in found]
-    lines += [([_group(asked), _level(asked)], points[asked]) for asked in order]
+    lines += [([pruned(asked), _level(asked)], points[asked]) for asked in order]
     table = [
         [*head, *(_cell(cells, {} if cells is base else base, key, place) for key, place, _ in columns)]
         for head, cells in lines
     ]
-    title = f"{name}: WER, % and BLEU by what is pruned" + (f" (change against {found[0][0]})" if found else "")
+    title = f"{name}: WER (%) and BLEU by what is pruned" + (f" (change against {found[0][0]})" if found else "")
     return title, ("pruned", "sparsity", *(header for *_, header in columns)), table
 
 
@@ -81,20 +95,7 @@ def _cell(cells: Cells, base: Cells, key: str, place: tuple[str, str, str]) -> s
     return f"{number(new)} ({f'{new - old:+.1f}' if key == 'bleu' else percent(share)})"
 
 
-def _group(asked: Asked) -> str:
-    encoder, decoder = asked
-    if encoder and decoder:
-        return "both"
-    return "encoder" if encoder else "decoder" if decoder else "none"
-
-
 def _level(asked: Asked) -> str:
     """One number where there is one."""
     used = {share for share in asked if share} or {0.0}
     return f"{used.pop():g}" if len(used) == 1 else "/".join(f"{share:g}" for share in asked)
-
-
-def _search(system: str) -> str:
-    """``+ctc`` of ``gated+ctc``."""
-    _, plus, search = system.partition("+")
-    return plus + search

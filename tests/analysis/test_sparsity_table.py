@@ -35,7 +35,7 @@ def test_the_published_grid():
     scored = join(*(rows("gated", asked, wer=20 + 10 * sum(asked), bleu=30 - sum(asked)) for asked in GRID))
     scored += join(rows("gated", (0.0, 0.0)), rows("control"), rows("dense", wer=25.0, bleu=29.0))
     ((title, header, cells),) = sparsity_tables(scored, REFERENCES)
-    assert title == "gated: WER, % and BLEU by what is pruned (change against control)"
+    assert title == "gated: WER (%) and BLEU by what is pruned (change against control)"
     assert header == (
         *("pruned", "sparsity", "WER all", "WER deu", "WER fra"),
         *("BLEU all", "BLEU deu→eng", "BLEU fra→eng"),
@@ -68,7 +68,7 @@ def test_each_system_has_its_own_with_its_own_references():
     scored += join(rows("dense"), rows("control+ctc", wer=10.0))
     tables = sparsity_tables(scored, REFERENCES)
     assert [title.partition(":")[0] for title, *_ in tables] == ["gated", "gated_single", "gated+ctc"]
-    assert [title.partition("(")[2] for title, *_ in tables] == [
+    assert [title.rpartition("(")[2] for title, *_ in tables] == [
         "change against dense)",
         "change against dense)",
         "change against control+ctc)",
@@ -84,7 +84,7 @@ def test_what_is_missing_is_left_out():
     points = [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)]
     scored = join(*(rows("gated", p) for p in points))
     ((title, header, cells),) = sparsity_tables([row | {"bleu": None} for row in scored], REFERENCES)
-    assert title == "gated: WER, % and BLEU by what is pruned"
+    assert title == "gated: WER (%) and BLEU by what is pruned"
     assert header[2:] == ("WER all", "WER deu", "WER fra")
     assert cells[0] == ["encoder", "0.5", "20.0", "20.0", "30.0"]
     german = [row for row in rows("control", wer=0.0) if row["src"] != "fra"]
@@ -111,10 +111,10 @@ def test_results_and_gather_with_one_model_for_each_sparsity(tmp_path):
     assert systems[:2] == ["control", "gated"] and systems.count("gated") == 28 and systems.count("gated_single") == 27
     text = report(results)
     for part in (
-        "## c/test: by task and language\n\n### gated: WER, % and BLEU by what is pruned (change against control)\n\n"
+        "## c/test: by task and language\n\n### gated: WER (%) and BLEU by what is pruned (change against control)\n\n"
         "|pruned|sparsity|WER all|WER deu|WER fra|BLEU all|BLEU deu→eng|BLEU fra→eng|\n|---|---|---:|",
         "\n|encoder|0.1|22.0 (+10.0 %)|22.0 (+10.0 %)|32.0 (+6.7 %)|30.0 (+0.0)|",
-        "### gated_single: WER, % and BLEU by what is pruned (change against control)",
+        "### gated_single: WER (%) and BLEU by what is pruned (change against control)",
         "\n|both|0.9|21.0 (+5.0 %)|",
     ):
         assert part in text, part
