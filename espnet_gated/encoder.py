@@ -114,7 +114,7 @@ class GatedEncoderMixin:
         Raises:
             TooShortUttError: if the input is too short for the subsampling.
         """
-        padding = make_pad_mask(ilens) if masks is None else masks
+        padding = make_pad_mask(ilens.cpu()) if masks is None else masks  # on the host: the sizes and any() are read
         x, mask = self._embed(xs_pad, (~padding[:, None, :]).to(xs_pad.device))
         gates = self.gate_predictor(pool(x[0] if isinstance(x, tuple) else x, mask)).walk()
         whole = mask if self.mask_optional and not self.training and not padding.any() else None

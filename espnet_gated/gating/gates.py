@@ -10,6 +10,11 @@ ModuleName = tuple[int, str]
 """A gated module: (index of its layer, ESPnet's attribute name in that layer)."""
 
 
+def on_device(values: Sequence[int], device: torch.device) -> Tensor:
+    """Indices that the host knows as a tensor (n,), without waiting for what the device still has to do."""
+    return torch.tensor(list(values), dtype=torch.long).to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class ModuleGate:
     """The gate of one module for the rows of a batch.
@@ -17,12 +22,14 @@ class ModuleGate:
     Attributes:
         value: (B,) per utterance or (B, T) per token; multiplied in where gates are soft. ``None``: open for every row.
         rows: indices of the open rows, (n,), where gates are hard and differ by row; else ``None``.
+        host_rows: the same on the host, so that nobody need copy them back.
         closed: no row needs the module.
         soft: multiply instead of skipping (training: the straight-through gradient needs f(x)).
     """
 
     value: Tensor | None = None
     rows: Tensor | None = None
+    host_rows: tuple[int, ...] | None = None
     closed: bool = False
     soft: bool = False
 
@@ -38,7 +45,10 @@ class ModuleGate:
         if not (self.soft or other.soft) and (self.closed or other.closed):
             return other if self.closed else self
         value = 1.0 - (1.0 - self.as_value(other)) * (1.0 - other.as_value(self))
-        return ModuleGate(value=value, soft=True) if self.soft or other.soft else hard_gate(value)
+        if self.soft or other.soft:
+            return ModuleGate(value=value, soft=True)
+        opened = {*(self.host_rows or ()), *(other.host_rows or ())}
+        return hard_gate(value, [float(row in opened) for row in range(value.size(0))])
 
     def as_value(self, like: "ModuleGate") -> Tensor:
         """The gate as a tensor of the other gate's shape and type."""
@@ -69,8 +79,8 @@ def hard_gate(value: Tensor, host: Sequence[float] | None = None) -> ModuleGate:
         return OPEN
     if not any(flags):
         return CLOSED
-    rows = torch.tensor([i for i, flag in enumerate(flags) if flag], device=value.device)
-    return ModuleGate(value=value, rows=rows)
+    rows = tuple(i for i, flag in enumerate(flags) if flag)
+    return ModuleGate(value=value, rows=on_device(rows, value.device), host_rows=rows)
 
 
 LayerGates = Mapping[str, ModuleGate]
@@ -122,15 +132,11 @@ class Gates:
         assert self.soft_open is not None
         return 1.0 - (self.soft_open * self.costs.to(self.soft_open)).sum(-1)
 
-    def expand(self, repeats: int) -> "Gates":
-        """Repeat every utterance for its ``repeats`` hypotheses: (B * repeats, M)."""
-        rows = torch.arange(self.values.size(0), device=self.values.device)
-        return self.select(rows.repeat_interleave(repeats))
-
-    def select(self, rows: Tensor) -> "Gates":
-        """The gates of some rows (indices, (n,))."""
-        host = None if self.host is None else [self.host[i] for i in rows.tolist()]
-        return Gates(self.values[rows], self.names, self.costs, self.logits[rows], self.soft, host=host)
+    def select(self, rows: Sequence[int]) -> "Gates":
+        """The gates of some rows (indices on the host; repeats allowed)."""
+        host = None if self.host is None else [self.host[i] for i in rows]
+        index = on_device(rows, self.values.device)
+        return Gates(self.values[index], self.names, self.costs, self.logits[index], self.soft, host=host)
 
 
 def all_open(batch: int, names: Sequence[ModuleName], costs: Tensor, like: Tensor) -> Gates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from espnet_gated.gating.budget import TOLERANCE
-from espnet_gated.gating.gates import Gates, LayerGates, ModuleGate, ModuleName, hard_gate
+from espnet_gated.gating.gates import Gates, LayerGates, ModuleGate, ModuleName, hard_gate, on_device
 from espnet_gated.gating.hierarchy import Scores
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ class LocalGates:
         """Start a pass through the layers."""
         return Walk(self)
 
-    def select(self, rows: Tensor) -> LocalGates:
-        """The same for some rows (indices, (n,); repeats allowed)."""
-        return replace(self, known=self.known[rows], sparsity=self.sparsity[rows], utts=self.utts[rows])
+    def select(self, rows: Sequence[int]) -> LocalGates:
+        """The same for some rows (indices on the host; repeats allowed)."""
+        index = on_device(rows, self.known.device)
+        return replace(self, known=self.known[index], sparsity=self.sparsity[index], utts=self.utts[index])
 
 
 class Tally:

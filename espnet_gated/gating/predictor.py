@@ -184,10 +184,7 @@ class GatePredictor(torch.nn.Module):
         """Asked sparsity of each utterance, (B,): the context's, the caller's or the model's default."""
         if self.current is not None and self.stack in self.current.sparsity:
             return self.current.sparsity[self.stack].to(like)
-        sparsity = self.policy.sparsity
-        if sparsity is None:
-            sparsity = self.config.default_sparsity
-        return like.new_full((like.size(0),), sparsity)
+        return like.new_full((like.size(0),), self._usual_sparsity)
 
     def logits(self, pooled: Tensor, sparsity: Tensor) -> Tensor:
         """Log-odds of running each module, (B, M), from one look at the utterance."""
@@ -230,13 +227,25 @@ class GatePredictor(torch.nn.Module):
             known = known + self.sparsity(_hat(sparsity).to(known))
         return known
 
+    def _asks_nothing(self, sparsity: Tensor) -> bool:
+        """Whether every utterance is asked to run everything."""
+        if self.current is not None and self.stack in self.current.sparsity:
+            return not bool(sparsity.any())
+        return not self._usual_sparsity
+
+    @property
+    def _usual_sparsity(self) -> float:
+        """What is asked of utterances whose context says nothing."""
+        asked = self.policy.sparsity
+        return self.config.default_sparsity if asked is None else asked
+
     def _begin(self, like: Tensor) -> LocalGates | None:
         """Everything that can be known before the first layer runs; ``like`` (B, …) gives batch, type and device.
 
         ``None`` at inference where no layer needs to be looked at: nothing is to be skipped, or a fixed mask.
         """
         sparsity = self.asked(like)
-        if not self.samples and (self.policy.budget == "fixed" or not bool(sparsity.any())):
+        if not self.samples and (self.policy.budget == "fixed" or self._asks_nothing(sparsity)):
             return None
         utts = torch.arange(like.size(0), device=like.device)
         known = self._known(like, sparsity)
@@ -300,10 +309,11 @@ class GatePredictor(torch.nn.Module):
         else:
             scores = self._scores(pooled, sparsity)
             logits = scores.both if (self.policy.budget or self.config.inference_budget) == "learned" else scores.joint
-        # The one device-to-host copy: everything below needs the numbers on the host.
+        # The one device-to-host copy of this stack: what follows needs the numbers on the host. An utterance has two,
+        # as the decoder's predictor pools what the encoder puts out under gates that are decided already.
         table = torch.cat([logits, sparsity[:, None]], dim=1).double().cpu().tolist()
         rows = [self._open(row[:-1], row[-1]) for row in table]
-        values = torch.tensor(rows, dtype=pooled.dtype, device=pooled.device)
+        values = torch.tensor(rows, dtype=pooled.dtype).to(pooled.device, non_blocking=True)
         return Gates(values, self.names, self.costs, logits, soft=False, host=rows)
 
     def _open(self, logits: list[float], sparsity: float) -> list[float]:

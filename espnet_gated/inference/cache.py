@@ -19,7 +19,7 @@ from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_gated.gating.gates import OPEN, Gates, ModuleGate
+from espnet_gated.gating.gates import OPEN, Gates, ModuleGate, on_device
 from espnet_gated.gating.local import LocalGates, Walk
 from espnet_gated.layers.transformer_decoder import GatedDecoderLayer
 
@@ -113,7 +113,7 @@ class SourceMemory:
         if wanted not in self._projected:
             memory, mask = self.memory, self._mask
             if len(wanted) < memory.size(0):
-                index = torch.tensor(wanted, device=memory.device)
+                index = on_device(wanted, memory.device)
                 memory = memory.index_select(0, index)
                 mask = None if mask is None else mask.index_select(0, index)
             keys, values = (x.contiguous() for x in project(layer.src_attn, memory))
@@ -127,7 +127,7 @@ class SourceMemory:
         for names, (keys, values, mask) in self._projected.items():
             left = [i for i, name in enumerate(names) if name in kept]
             if left:
-                index = torch.tensor(left, device=keys.device)
+                index = on_device(left, keys.device)
                 smaller = None if mask is None else mask.index_select(0, index)
                 entry = keys.index_select(0, index), values.index_select(0, index), smaller
                 chosen._projected[tuple(names[i] for i in left)] = entry
@@ -181,8 +181,8 @@ class RowPlans:
             return self._decide(index, x)
         if index not in self._layers:
             gates = self._gates(index)
-            open_rows = gates.get("src_attn", OPEN).rows
-            rows = range(len(self.utt_of_row)) if open_rows is None else open_rows.tolist()
+            open_rows = gates.get("src_attn", OPEN).host_rows
+            rows = range(len(self.utt_of_row)) if open_rows is None else open_rows
             utts, counts = _runs([self.utt_of_row[r] for r in rows])
             everyone = len(utts) == self._utterances
             self._layers[index] = LayerPlan(gates, None if everyone else tuple(utts), tuple(counts))
@@ -193,12 +193,12 @@ class RowPlans:
         if self._walk is None or index == 0:
             if self._row_gates is None:
                 assert self.gates is not None
-                self._row_gates = self.gates.select(torch.tensor(self.utt_of_row, device=x.device))
+                self._row_gates = self.gates.select(self.utt_of_row)
             assert isinstance(self._row_gates, LocalGates)
             self._walk = self._row_gates.walk()
         gates = self._walk.layer(index, x)
-        open_rows = gates.get("src_attn", OPEN).rows
-        rows = range(len(self.utt_of_row)) if open_rows is None else open_rows.tolist()
+        open_rows = gates.get("src_attn", OPEN).host_rows
+        rows = range(len(self.utt_of_row)) if open_rows is None else open_rows
         # Of all utterances, also where no row of one looks: others will at the next step, and each is projected once.
         seen = [self.utt_of_row[r] for r in rows]
         return LayerPlan(gates, None, tuple(seen.count(u) for u in range(self._utterances)))
@@ -210,7 +210,7 @@ class RowPlans:
         if self.gates.values.size(0) == 1:  # one utterance: open or closed for all rows alike
             return self.gates.layer(index)
         if self._row_gates is None:
-            self._row_gates = self.gates.select(torch.tensor(self.utt_of_row, device=self.gates.values.device))
+            self._row_gates = self.gates.select(self.utt_of_row)
         assert isinstance(self._row_gates, Gates)
         return self._row_gates.layer(index)
 
@@ -268,7 +268,7 @@ class DecoderCache:
         if list(rows) == list(range(len(self.utt_of_row))):
             return self
         device = self.layers[0].source.memory.device
-        return self.reorder(torch.tensor(list(rows), device=device), tuple(self.utt_of_row[r] for r in rows))
+        return self.reorder(on_device(rows, device), tuple(self.utt_of_row[r] for r in rows))
 
     def reorder(self, rows: Tensor, utt_of_row: tuple[int, ...]) -> DecoderCache:
         """:meth:`select` for indices that stay on their device, with the utterances that they belong to."""
@@ -283,11 +283,10 @@ class DecoderCache:
         smaller = self.select(rows)
         sources = [c.source.select(kept) for c in smaller.layers]
         layers = tuple(replace(c, source=s) for c, s in zip(smaller.layers, sources, strict=True))
-        index = torch.tensor(list(kept), device=layers[0].source.memory.device)
         return replace(
             smaller,
             layers=layers,
-            gates=None if self.gates is None else self.gates.select(index),
+            gates=None if self.gates is None else self.gates.select(kept),
             utt_of_row=tuple(new_number[u] for u in smaller.utt_of_row),
         )
 
@@ -419,7 +418,7 @@ def _attend_memory(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None,
         grouped = q.view(-1, per_utt, heads, n, d_k).transpose(1, 2).reshape(-1, heads, per_utt * n, d_k)
         out = F.scaled_dot_product_attention(grouped, keys, values, mask)
         return out.view(-1, heads, per_utt, n, d_k).transpose(1, 2).reshape(rows, heads, n, d_k)
-    index = torch.repeat_interleave(torch.tensor(counts, device=q.device), output_size=rows)
+    index = torch.repeat_interleave(on_device(counts, q.device), output_size=rows)
     picked = None if mask is None else mask[index]
     return F.scaled_dot_product_attention(q, keys[index], values[index], picked)
 

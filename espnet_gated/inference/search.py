@@ -421,7 +421,7 @@ class CachedBeamSearch(BatchBeamSearch):
         """Search an utterance of which no hypothesis ended, under the gates it had."""
         logging.warning("no hypothesis has ended: searching again with a smaller minlenratio")
         u = beam.number
-        own = None if gates is None else gates.select(torch.tensor([u], device=memory.device))
+        own = None if gates is None else gates.select([u])
         smaller = max(0.0, minlenratio - 0.1)
         return self._search(memory[u : u + 1, : frames[u]], None, [primers[u]], maxlenratio, smaller, own)[0]
 

@@ -371,10 +371,11 @@ class Speech2Text(ESPnetSpeech2Text):
             out, frames = self.s2t_model.encode(batch, lengths)
             out, intermediate = out if isinstance(out, tuple) else (out, None)
             predictor = self.predictors().get("encoder")
+            ends = frames.tolist()
             for row, i in enumerate(group):
                 gates = {"encoder": (predictor.last, row)} if predictor is not None and predictor.last else {}
                 inter = None if intermediate is None else [(n, h[row : row + 1]) for n, h in intermediate]
-                encoded[i] = _Encoded(out[row, : int(frames[row])], inter, gates)
+                encoded[i] = _Encoded(out[row, : ends[row]], inter, gates)
         return [e for e in encoded if e is not None]
 
     def _context(self, requests: Sequence[Request], primers: list[list[int]]) -> GatingContext | None:
