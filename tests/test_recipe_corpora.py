@@ -21,7 +21,8 @@ RECIPES = sorted(PAIRS)
 WANTED = os.environ.get("ESPNET_GATED_RECIPES", " ".join(RECIPES)).replace(",", " ").split()
 OPTIONS = {"must_c": ("--tgt_langs", "deu fra")}
 SETS = {"must_c": {"tst-COMMON", "tst-HE"}}
-POINTS = {0.0, 0.5}
+NONE, ENCODER, DECODER, BOTH = (0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)
+POINTS = {"europarl_st": {NONE, ENCODER, DECODER, BOTH}}
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES)
 
@@ -83,6 +84,73 @@ def test_the_settings_of_europarl_st(tmp_path):
     assert "--setting must be one or published, got 'both'" in result.stderr
 
 
+@pytest.fixture
+def planned(tmp_path):
+    """Runs europarl_st, but its s2t.sh only says what it would do: stages, places and decodings of each call."""
+    place = tmp_path / "egs2" / "europarl_st" / "s2t1"
+    place.mkdir(parents=True)
+    recipe = ROOT / "egs2" / "europarl_st" / "s2t1"
+    for name in ("run.sh", "path.sh", "utils", "conf"):
+        (place / name).symlink_to((recipe / name).resolve())
+    head, found, _ = (recipe / "s2t.sh").read_text(encoding="utf-8").partition("\ndecodings=$(list_decodings)\n")
+    assert found
+    says = [f'echo "{name} ${{{name}}}"' for name in ("stage", "stop_stage", "stats_dir", "dense_exp", "gated_args")]
+    says.append('list_decodings | sed "s/^/decoding /"')
+    (place / "s2t.sh").write_text("\n".join([head, "echo call", *says, "}"]), encoding="utf-8")
+    (place / "s2t.sh").chmod(0o755)
+
+    def plan(*options):
+        exp = place / "exp"
+        exp.mkdir(exist_ok=True)
+        result = subprocess.run([place / "run.sh", *options], capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        calls = []
+        for part in result.stdout.split("call\n")[1:]:
+            lines = [line.partition(" ")[::2] for line in part.splitlines()]
+            decodings = [value.split() for name, value in lines if name == "decoding"]
+            calls.append({name: " ".join(value.split()) for name, value in lines} | {"decodings": decodings})
+        return exp, calls
+
+    return plan
+
+
+def test_the_published_setting_trains_a_model_for_each_point(planned):
+    exp, calls = planned("--setting", "published", "--tag", "mine", "--expdir=exp", "--gated_args", "--max_epoch 3")
+    one, *singles, last = calls
+    assert (one["stage"], one["stop_stage"], last["stage"]) == ("1", "10", "10")
+    points = [d[3] for d in one["decodings"] if d[0] == "gated"]
+    assert len(points) == len(set(points)) == 28
+    assert len(singles) == 27
+    for call in singles:
+        ((system, gated_exp, _, point, *_),) = call["decodings"]
+        assert system == "gated_single"
+        assert gated_exp == f"exp/s2t_gated_mine_target_{point.replace(',', '_')}"
+        assert (call["stage"], call["stop_stage"], call["dense_exp"]) == ("6", "8", "exp/s2t_dense_mine")
+        encoder, decoder = point.split(",")
+        assert call["gated_args"] == (
+            f"--max_epoch 3 --encoder_conf gating.target_sparsity={encoder} "
+            f"--decoder_conf gating.target_sparsity={decoder}"
+        )
+        assert os.readlink(exp.parent / call["stats_dir"]) == "s2t_stats_mine"
+    folders = [d[4] for call in calls[:-1] for d in call["decodings"]]
+    assert len(folders) == len(set(folders))
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        (["--stop_stage", "5"], []),
+        (["--stop_stage", "7"], [("6", "7")]),
+        (["--stage=8"], [("8", "8")]),
+        (["--stage", "9"], []),
+    ],
+)
+def test_the_published_setting_obeys_the_stages_asked_for(planned, options, stages):
+    _, calls = planned("--setting", "published", "--dense_exp", "elsewhere", *options)
+    assert list(dict.fromkeys((call["stage"], call["stop_stage"]) for call in calls[1:-1])) == stages
+    assert {call["dense_exp"] for call in calls} == {"elsewhere"}
+
+
 @pytest.mark.recipe
 @pytest.mark.timeout(1800)
 @each_recipe
@@ -97,6 +165,9 @@ def test_every_stage_at_smoke_scale(recipe, smoke_runs):
     assert {row["set"] for row in rows} == SETS.get(recipe, {"test"})
     assert {row["corpus"] for row in rows} == {recipe}
     gated = [row for row in rows if row["system"] == "gated" and row["task"] == "all"]
-    assert {row["sparsity_encoder"] for row in gated} == {row["sparsity_decoder"] for row in gated} == POINTS
+    points = POINTS.get(recipe, {NONE, BOTH})
+    assert {(row["sparsity_encoder"], row["sparsity_decoder"]) for row in gated} == points
+    text = (folder / "exp" / "RESULTS.md").read_text(encoding="utf-8")
+    assert ("### gated: WER (%) and BLEU by what is pruned" in text) == (ENCODER in points)
     languages = {(row["src"], row["tgt"]) for row in rows} - {("all", "all")}
     assert languages >= set(PAIRS[recipe])

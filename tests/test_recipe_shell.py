@@ -172,6 +172,24 @@ def test_keys_are_spaced_and_shuffled(tmp_path, n):
     assert sorted(keys) == ids != keys
 
 
+DECODINGS = """
+. utils/steps.sh
+. utils/decoding.sh
+systems="espnet control gated fixed gated+ctc" test_sets=test inference_tag= gated_name=$1
+sparsities="0.5 0.0,0.5" baseline_sparsities=0.5 ctc_sparsities=0.5 dense_exp=dense control_exp=control gated_exp=exp
+list_decodings
+"""
+
+
+def test_the_gated_model_s_decodings_have_its_name():
+    listed = [line.split() for line in bash(DECODINGS, "gated_single").stdout.splitlines()]
+    names = ["espnet", "control", "gated_single", "gated_single", "fixed", "gated_single+ctc"]
+    assert [line[0] for line in listed] == names
+    others = [line.split() for line in bash(DECODINGS, "gated").stdout.splitlines()]
+    assert [line[0] for line in others] == [name.replace("_single", "") for name in names]
+    assert [line[1:] for line in others] == [line[1:] for line in listed]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -180,6 +198,7 @@ def test_keys_are_spaced_and_shuffled(tmp_path, n):
         (["--systems", "dense sparse"], "unknown system 'sparse'"),
         (["--sparsities", "0.0 1.3"], "sparsity must be in [0, 1), got 1.3"),
         (["--sparsities", "0.5,x"], "sparsity must be in [0, 1), got 0.5,x"),
+        (["--gated_name", "fixed"], "the name must be gated, or begin so and go on with a-z, 0-9 or _, got 'fixed'"),
         (["--scale", "huge"], "--scale must be full or smoke, got 'huge'"),
         (["word"], "words that are no option: word"),
     ],

@@ -48,6 +48,7 @@ inference_s2t_model=valid.acc.best.pth # the checkpoint for decoding; of the den
 
 # Decoding
 systems="espnet dense control gated" # also fixed, random: baselines of the gated checkpoint; dense+ctc, control+ctc, gated+ctc
+gated_name=gated     # of the gated model in the tables: models that are decoded at the same sparsities need different ones
 sparsities="0.0 0.3 0.5 0.7" # items: one number, or encoder,decoder
 baseline_sparsities="0.5 0.7" # of fixed and random
 ctc_sparsities=      # of gated+ctc (default: sparsities)
@@ -75,6 +76,7 @@ done
 for item in ${sparsities} ${baseline_sparsities} ${ctc_sparsities}; do
     [[ ${item} =~ ^0(\.[0-9]+)?(,0(\.[0-9]+)?)?$ ]] || die "sparsity must be in [0, 1), got ${item} (--sparsities)"
 done
+[[ ${gated_name} =~ ^gated[a-z0-9_]*$ ]] || die "the name must be gated, or begin so and go on with a-z, 0-9 or _, got '${gated_name}' (--gated_name)"
 for item in s2t gated control inference; do
     [[ ${item} = @(gated|control) && " ${systems} " != *" ${item} "* ]] && continue
     file=${item}_config

@@ -16,13 +16,12 @@ langs="deu fra ita"
 tasks="asr st_eng"
 own_options="scale corpus_dir download init_model setting"
 . utils/published_corpus.sh
-use_scale --langs "${langs// /+}" --download "${download}"
-use_init_model
-
 levels="0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9"
 [ "${scale}" = full ] || levels=0.5
-points=0.0
+points=0.0 # encoder only, decoder only, both
 for level in ${levels}; do points+=" ${level},0.0 0.0,${level} ${level}"; done
+use_scale --langs "${langs// /+}" --download "${download}"
+use_init_model
 
 # s2t OPTIONS…: s2t.sh with the recipe's options; those given here win
 s2t() {
@@ -45,13 +44,21 @@ case "${setting}" in
     one) s2t ;;
     published)
         s2t
+        # The other models share the data, the statistics and the dense model of the first; stages 6 to 8 are theirs.
         expdir=$(option expdir exp)
+        tag=$(option tag "")
+        suffix=${tag:+_${tag}}
+        first=$(option stage 1)
+        last=$(option stop_stage 10)
+        [ "${first}" -le 8 ] && [ "${last}" -ge 6 ] || levels=
         for level in ${levels}; do
             for point in "${level},0.0" "0.0,${level}" "${level},${level}"; do
-                tag="target_${point//,/_}"
-                ln -sfn s2t_stats "${expdir}/s2t_stats_${tag}"
-                s2t --stage 6 --stop_stage 8 --tag "${tag}" --dense_exp "${expdir}/s2t_dense" --systems gated --sparsities "${point}" \
-                    --gated_args "--encoder_conf gating.target_sparsity=${point%,*} --decoder_conf gating.target_sparsity=${point#*,}"
+                target="target_${point//,/_}"
+                ln -sfn "s2t_stats${suffix}" "${expdir}/s2t_stats${suffix}_${target}"
+                s2t --stage $((first > 6 ? first : 6)) --stop_stage $((last < 8 ? last : 8)) --tag "${tag:+${tag}_}${target}" \
+                    --dense_exp "$(option dense_exp "${expdir}/s2t_dense${suffix}")" --systems gated --gated_name gated_single \
+                    --sparsities "${point}" --gated_args "$(option gated_args "") \
+                    --encoder_conf gating.target_sparsity=${point%,*} --decoder_conf gating.target_sparsity=${point#*,}"
             done
         done
         s2t --stage 10

@@ -1,7 +1,7 @@
 # Which decodings there are, and how one is run. Reads the variables of s2t.sh.
 # shellcheck shell=bash disable=SC2154
 
-# One line a decoding: system, experiment, engine, sparsity, directory, set.
+# One line a decoding: system, experiment, engine, sparsity, directory, set. ${gated_name} is the system of the gated model.
 # fixed and random are baselines of the gated checkpoint: one mask for everyone, and random masks, of the same cost.
 # dense+ctc, control+ctc and gated+ctc: with ${ctc_args}.
 list_decodings() {
@@ -15,14 +15,14 @@ list_decodings() {
                 control+ctc) echo "${system} ${control_exp} gated - ${control_exp}/decode_ctc${end}" ;;
                 gated+ctc)
                     for sparsity in ${ctc_sparsities:-${sparsities}}; do
-                        echo "${system} ${gated_exp} gated ${sparsity} ${gated_exp}/decode_ctc_s${sparsity//,/_}${end}"
+                        echo "${gated_name}+ctc ${gated_exp} gated ${sparsity} ${gated_exp}/decode_ctc_s${sparsity//,/_}${end}"
                     done
                     ;;
                 dense) echo "dense ${dense_exp} gated - ${dense_exp}/decode_dense${end}" ;;
                 control) echo "control ${control_exp} gated - ${control_exp}/decode${end}" ;;
                 gated)
                     for sparsity in ${sparsities}; do
-                        echo "gated ${gated_exp} gated ${sparsity} ${gated_exp}/decode_s${sparsity//,/_}${end}"
+                        echo "${gated_name} ${gated_exp} gated ${sparsity} ${gated_exp}/decode_s${sparsity//,/_}${end}"
                     done
                     ;;
                 fixed | random)

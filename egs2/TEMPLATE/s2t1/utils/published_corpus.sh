@@ -1,7 +1,8 @@
 # What the recipes of published corpora share. Source it with the arguments of run.sh, after ${own_options} names the
 # recipe's own options (each a variable that holds its default) and ${corpus}, ${langs}, ${tasks} are known to it.
 #   own options are taken out of "$@"; the others are left in ${options[@]}, for s2t.sh
-#   use_scale OPTIONS OF DATA.SH…: ${scale} decides sizes and places; at smoke scale a miniature stands in for the corpus
+#   use_scale OPTIONS OF DATA.SH…: ${scale} decides sizes and places; at smoke scale a miniature stands in for the corpus,
+#     decoded at ${points}, where the recipe has its own
 #   use_init_model: ${init_model}, a public model, gives the dense model its start and all models their tokens
 # shellcheck shell=bash disable=SC2034,SC2154
 . utils/steps.sh
@@ -50,7 +51,7 @@ use_scale() {
             for item in ${encoder}; do args+=" --encoder_conf ${item}"; done
             for item in ${stack}; do args+=" --decoder_conf ${item}"; done
             scale_options=(
-                --nbpe 200 --num_stats_utts 40 --s2t_args "${args}" --sparsities "0.0 0.5"
+                --nbpe 200 --num_stats_utts 40 --s2t_args "${args}" --sparsities "${points:-0.0 0.5}"
                 --inference_args "--measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
                 --datadir "${smoke_dir}/data" --dumpdir "${smoke_dir}/dump" --expdir "${smoke_dir}/exp"
                 --local_data_opts "--corpus_dir ${smoke_dir}/corpus --audio_dir ${smoke_dir}/audio --miniature true $*"
