@@ -37,10 +37,6 @@ class GatingContext:
         pick = lambda table: {k: v[rows] for k, v in table.items()}  # noqa: E731
         return GatingContext(pick(self.categories), pick(self.vectors), pick(self.sparsity))
 
-    def with_sparsity(self, **sparsity: Tensor) -> GatingContext:
-        """The same context with other asked sparsities."""
-        return replace(self, sparsity={**self.sparsity, **sparsity})
-
 
 @dataclass(frozen=True)
 class ContextField:

@@ -52,24 +52,6 @@ def module_flops(module: Module, frames: float, memory: float | None = None) -> 
     return linear_flops(module, frames)
 
 
-def cached_attention_flops(attn: Module, rows: float, prefix: float) -> float:
-    """One decoding step of self-attention with cached keys and values: ``rows`` hypotheses, ``prefix`` positions."""
-    size = attn.linear_q.out_features
-    return rows * (8.0 * size * size + 4.0 * size * prefix)
-
-
-def cached_source_flops(attn: Module, rows: float, memory: float) -> float:
-    """One decoding step of source attention whose keys and values are projected already."""
-    size = attn.linear_q.out_features
-    return rows * (4.0 * size * size + 4.0 * size * memory)
-
-
-def memory_projection_flops(attn: Module, memory: float) -> float:
-    """Projection of the encoder output to keys and values, once per utterance."""
-    size = attn.linear_q.out_features
-    return 4.0 * size * size * memory
-
-
 def shares(costs: list[float]) -> torch.Tensor:
     """Costs as shares that sum to one, (M,)."""
     total = sum(costs)

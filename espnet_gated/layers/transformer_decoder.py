@@ -7,11 +7,7 @@ import torch
 from espnet.nets.pytorch_backend.transformer.decoder_layer import DecoderLayer
 from torch import Tensor, nn
 
-from espnet_gated.gating.costs import (
-    attention_flops,
-    linear_flops,
-    memory_projection_flops,
-)
+from espnet_gated.gating.costs import attention_flops, linear_flops
 from espnet_gated.gating.gates import OPEN, LayerGates, ModuleGate
 from espnet_gated.layers.residual import add_residual, normed
 
@@ -35,10 +31,6 @@ class GatedDecoderLayer(DecoderLayer):
             "src_attn": source + extra,
             "feed_forward": linear_flops(self.feed_forward, tokens),
         }
-
-    def memory_cost(self, memory: float) -> float:
-        """FLOPs of projecting the encoder output, once per utterance."""
-        return memory_projection_flops(self.src_attn, memory)
 
     def forward(  # type: ignore[no-untyped-def]
         self,

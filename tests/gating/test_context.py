@@ -1,5 +1,7 @@
 """Contexts: declared in YAML, read from training text and from search primers alike."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -136,9 +138,7 @@ def test_a_context_of_another_batch_is_refused():
 
 
 def test_contexts_as_values():
-    context = full_context().with_sparsity(encoder=torch.tensor([0.1, 0.2]))
+    context = replace(full_context(), sparsity={"encoder": torch.tensor([0.1, 0.2])})
     row = context.select(torch.tensor([1]))
     assert row.categories["lang"].tolist() == [4] and row.sparsity["encoder"].tolist() == pytest.approx([0.2])
     assert row.vectors["speaker"].shape == (1, 3)
-    both = context.with_sparsity(decoder=torch.tensor([0.3, 0.4]))
-    assert set(both.sparsity) == {"encoder", "decoder"} and not full_context().sparsity
