@@ -39,7 +39,8 @@ class Settings:
 
     Attributes:
         arch: shape or configuration file, see :func:`espnet_gated.analysis.shapes.find_config`.
-        seconds: of audio.
+        seconds: of audio, of the shortest and the longest utterance of a batch. Where they differ, the utterances are
+            spread evenly between them (a single one is as long as the mean), and ours encodes each at its real length.
         beam_size: hypotheses of an utterance.
         steps: tokens that every hypothesis grows by.
         batch_size: utterances decoded together (ESPnet decodes them one by one).
@@ -55,7 +56,7 @@ class Settings:
     """
 
     arch: str
-    seconds: float = 30.0
+    seconds: tuple[float, float] = (30.0, 30.0)
     beam_size: int = 5
     steps: int = 40
     batch_size: int = 1
@@ -72,8 +73,11 @@ class Settings:
         for name in ("beam_size", "steps", "batch_size", "runs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)} (--{name})")
-        if self.seconds <= 0:
-            raise ValueError(f"seconds must be > 0, got {self.seconds} (--seconds)")
+        shortest, longest = self.seconds
+        if shortest <= 0:
+            raise ValueError(f"seconds must be > 0, got {shortest} (--seconds)")
+        if shortest > longest:
+            raise ValueError(f"seconds must be SHORTEST-LONGEST, got {shortest:g}-{longest:g} (--seconds)")
         for value in self.sparsity:
             if not 0.0 <= value < 1.0:
                 raise ValueError(f"sparsity must be in [0, 1), got {value} (--sparsity)")
@@ -87,6 +91,15 @@ class Settings:
                 raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r} (--dtype)")
         if "int8" in self.dtypes and self.device != "cpu":
             raise ValueError(f"int8 needs the CPU, got {self.device} (--dtype, --device)")
+
+    @property
+    def durations(self) -> list[float]:
+        """Seconds of each utterance of a batch."""
+        shortest, longest = self.seconds
+        if self.batch_size == 1:
+            return [0.5 * (shortest + longest)]
+        step = (longest - shortest) / (self.batch_size - 1)
+        return [shortest + i * step for i in range(self.batch_size)]
 
 
 @dataclass
@@ -124,20 +137,22 @@ class Result:
     """A row of the table and what lies behind it.
 
     Attributes:
-        row: the keys of :data:`ROW_KEYS`; times are medians over the runs.
+        row: the keys of :data:`ROW_KEYS`; times are medians over the runs, ``seconds`` is the mean of the utterances.
+        seconds: of the shortest and the longest utterance asked for.
         spread: name of a time → lowest and highest of the runs.
         step_speedup_vs_espnet: ratio of the times of a step.
         gates_share: share of the time spent on deciding gates.
     """
 
     row: dict[str, Any]
+    seconds: tuple[float, float]
     spread: dict[str, tuple[float, float]]
     step_speedup_vs_espnet: float | None
     gates_share: float
 
 
 def benchmark(
-    settings: Settings, seconds: Sequence[float] | None = None, batch_sizes: Sequence[int] | None = None
+    settings: Settings, seconds: Sequence[tuple[float, float]] | None = None, batch_sizes: Sequence[int] | None = None
 ) -> list[list[Result]]:
     """Load the models of a shape once and measure them at one or more durations and sizes of batches.
 
@@ -155,7 +170,9 @@ def benchmark(
     results = []
     for now in cases:
         for model, _ in models.values():
-            model.preprocessor_conf["speech_length"] = now.seconds
+            # ESPnet pads every utterance to this, and so do we where all are of one length.
+            model.preprocessor_conf["speech_length"] = now.seconds[1]
+            model.pad_to_speech_length = now.seconds[0] == now.seconds[1]
         systems = _systems(now, models)
         measure(now, systems)
         results.append(_results(now, systems))
@@ -238,8 +255,9 @@ def _measure(settings: Settings, systems: Sequence[System]) -> None:
 
 def _requests(settings: Settings, run: int, fs: int) -> list[Request]:
     generator = torch.Generator().manual_seed(1000 * settings.seed + run + 1)
-    shape = settings.batch_size, int(settings.seconds * fs)
-    return [Request(wave) for wave in (0.1 * torch.randn(shape, generator=generator)).numpy()]
+    shape = settings.batch_size, int(settings.seconds[1] * fs)
+    waves = (0.1 * torch.randn(shape, generator=generator)).numpy()
+    return [Request(wave[: int(length * fs)]) for wave, length in zip(waves, settings.durations, strict=True)]
 
 
 def _fs(model: Any) -> int:
@@ -308,7 +326,7 @@ def _results(settings: Settings, systems: Sequence[System]) -> list[Result]:
             "arch": Path(settings.arch).name.removesuffix(".yaml"),  # «owsm_v3.1_base» has a dot of its own
             "device": _device_name(settings.device),
             "dtype": system.dtype,
-            "seconds": settings.seconds,
+            "seconds": statistics.fmean(settings.durations),
             "beam_size": settings.beam_size,
             "batch_size": settings.batch_size,
             "sparsity_encoder": system.sparsity[0],
@@ -324,7 +342,7 @@ def _results(settings: Settings, systems: Sequence[System]) -> list[Result]:
         }
         assert tuple(row) == ROW_KEYS
         steps = None if espnet is None else espnet.step_ms / median.step_ms
-        results.append(Result(row, _spread(system), steps, median.gates_share))
+        results.append(Result(row, settings.seconds, _spread(system), steps, median.gates_share))
     return results
 
 

@@ -26,7 +26,8 @@ search) with ESPnet's own path and with ours in the same precision; *ideal* is w
 took no time and all else stayed as it is (each module's share of time measured in a dense decode of the same run), *of
 ideal* how much of it was reached. *gates* is the share of time spent on deciding them. Skipped modules are drawn at
 random for every utterance within its budget. GFLOPs are counted, not computed. Peak memory is what loading and
-decoding added to the process.
+decoding added to the process. Where a table says «4 to 10 s», the utterances of a batch are spread evenly over that
+range and each is encoded at its real length; a batch of one is as long as their mean.
 """
 
 
@@ -50,10 +51,10 @@ def markdown_page(runs: Sequence[Measured]) -> str:
 def _tables(measured: Measured) -> Iterator[tuple[str, Row, list[Row]]]:
     both = list(zip(measured["rows"], measured["details"], strict=True))
     steps = measured["settings"]["steps"]
-    for seconds, case in groupby(both, lambda pair: pair[0]["seconds"]):
+    for seconds, case in groupby(both, _duration):
         pairs = list(case)
         first = pairs[0][0]
-        title = f"{first['arch']}, {seconds:g} s, beam {first['beam_size']}, {steps} steps, {first['device']}"
+        title = f"{first['arch']}, {seconds} s, beam {first['beam_size']}, {steps} steps, {first['device']}"
         sizes = sorted({row["batch_size"] for row, _ in pairs})
         for size in sizes:
             some = [_cells(row, detail) for row, detail in pairs if row["batch_size"] == size]
@@ -61,6 +62,13 @@ def _tables(measured: Measured) -> Iterator[tuple[str, Row, list[Row]]]:
         if len(sizes) > 1:
             rows = [row for row, _ in pairs]
             yield f"{title}, by batch size", BATCH_HEADER, _by_batch_size(rows)
+
+
+def _duration(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> str:
+    """``30``, or ``4 to 10`` for unequal utterances."""
+    row, detail = pair
+    shortest, longest = detail.get("seconds", (row["seconds"],) * 2)  # earlier files have equal ones only
+    return f"{shortest:g}" if shortest == longest else f"{shortest:g} to {longest:g}"
 
 
 def _cells(row: Mapping[str, Any], detail: Mapping[str, Any]) -> Row:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,7 +32,13 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--arch", default="owsm_v3.1_base", help="shape in conf/ (owsm_v3.1_base, _small, _medium) or config.yaml")
     add("--checkpoint", type=Path, help="weights for --arch config.yaml; random ones if not given")
-    add("--seconds", type=float, nargs="+", default=[30.0], help="audio of each utterance")
+    add(
+        "--seconds",
+        nargs="+",
+        default=["30"],
+        help="audio of each utterance: 30, or 4-10 for batches of unequal ones, spread evenly over this range and "
+        "encoded at their real lengths (a single one is as long as the mean, which is the row's «seconds»)",
+    )
     add("--beam_size", type=int, default=5)
     add("--steps", type=int, default=40, help="tokens that each hypothesis grows by")
     add("--batch_size", type=int, nargs="+", default=[1], help="utterances decoded together (ESPnet: one by one)")
@@ -76,9 +83,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {args.device} is not there (--device)")
     torch.set_num_threads(args.threads)
+    seconds = [_seconds(text) for text in args.seconds]
     settings = Settings(
         arch=args.arch,
-        seconds=args.seconds[0],
+        seconds=seconds[0],
         beam_size=args.beam_size,
         steps=args.steps,
         batch_size=args.batch_size[0],
@@ -91,13 +99,21 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
         checkpoint=args.checkpoint,
     )
-    results = [result for case in benchmark(settings, args.seconds, args.batch_size) for result in case]
+    results = [result for case in benchmark(settings, seconds, args.batch_size) for result in case]
     return {
         "environment": environment(),
         "settings": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(settings).items()},
         "rows": [result.row for result in results],
         "details": [{k: v for k, v in asdict(result).items() if k != "row"} for result in results],
     }
+
+
+def _seconds(text: str) -> tuple[float, float]:
+    """``30`` → (30, 30), ``4-10`` → (4, 10)."""
+    found = re.fullmatch(r"([0-9.]+)(?:-([0-9.]+))?", text)
+    if found is None:
+        raise ValueError(f"seconds must be a number or SHORTEST-LONGEST, got {text!r} (--seconds)")
+    return float(found[1]), float(found[2] or found[1])
 
 
 def _write(path: Path, text: str) -> None:

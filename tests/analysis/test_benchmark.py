@@ -15,6 +15,7 @@ from espnet_gated.analysis.module_times import Stopwatch, open_share
 from espnet_gated.analysis.shapes import dense_config, find_config, gated_config, token_list
 from espnet_gated.bin.benchmark import main
 from espnet_gated.gating.gates import from_values
+from espnet_gated.inference.speech2text import Speech2Text
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,8 @@ def test_the_page_is_made_of_the_rows(measured, capsys, tmp_path):
         (["--sparsity", "1.0"], "sparsity must be in [0, 1), got 1.0 (--sparsity)"),
         (["--runs", "0"], "runs must be at least 1, got 0 (--runs)"),
         (["--seconds", "0"], "seconds must be > 0, got 0.0 (--seconds)"),
+        (["--seconds", "10-4"], "seconds must be SHORTEST-LONGEST, got 10-4 (--seconds)"),
+        (["--seconds", "long"], "seconds must be a number or SHORTEST-LONGEST, got 'long' (--seconds)"),
         (["--threads", "0"], "threads must be at least 1, got 0 (--threads)"),
         (["--from_json", "nowhere.json"], "nowhere.json"),
     ],
@@ -88,6 +91,32 @@ def test_impossible_options_are_named(options, message, capsys):
     assert main(options) == 1
     error = capsys.readouterr().err
     assert error.startswith("benchmark: ") and message in error
+
+
+def test_batches_of_unequal_utterances(tmp_path, monkeypatch):
+    """Spread over the range, encoded at their real lengths, and told from equal ones in the tables."""
+    seen, encode = set(), Speech2Text._encode
+
+    def noted(self, speech, context):
+        seen.add(tuple(len(wave) / self.preprocessor_conf["fs"] for wave in speech))
+        return encode(self, speech, context)
+
+    monkeypatch.setattr(Speech2Text, "_encode", noted)
+    config = make_checkpoint(tmp_path, gated=True).config
+    options = "--seconds 0.4-0.6 0.5 --batch_size 1 3 --beam_size 2 --steps 2 --sparsity 0.5 --parts both --runs 1"
+    out, page = tmp_path / "out.json", tmp_path / "page.md"
+    command = ["--arch", str(config), *options.split(), "--threads", "1", "--json", str(out), "--markdown", str(page)]
+    assert main(command) == 0
+    assert seen >= {(0.4, 0.5, 0.6), (0.5,), (0.5, 0.5, 0.5)}
+    content = json.loads(out.read_text(encoding="utf-8"))
+    assert {row["seconds"] for row in content["rows"]} == {0.5}
+    assert [d["seconds"] for d in content["details"]] == 6 * [[0.4, 0.6]] + 6 * [[0.5, 0.5]]
+    text = page.read_text(encoding="utf-8")
+    for title in ("0.4 to 0.6 s", "0.5 s"):
+        assert f", {title}, beam 2, 2 steps, cpu, by batch size" in text
+    for detail in content["details"]:
+        del detail["seconds"]  # as files were before
+    assert "0.5 s, beam 2, 2 steps, cpu, by batch size" in markdown_page([content])
 
 
 def test_int8_needs_a_cpu():
