@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -27,6 +27,8 @@ from espnet_gated.gating.predictor import GatePredictor, InferencePolicy
 
 SPARSITY_VARIABLE = "ESPNET_GATED_SPARSITY"
 """Environment variable that asks for a sparsity (``0.5``) where a stock ESPnet command line has no option for it."""
+TARGETS_PER = ("utterance", "batch")
+"""What a target sparsity may be drawn for in training."""
 CONTEXT_VARIABLE = "ESPNET_GATED_CONTEXT"
 """Environment variable that names contexts (``lang=deu,device=phone``), for the same reason."""
 
@@ -62,6 +64,7 @@ class GatedModelMixin(AbsESPnetModel):
         context_dropout: float = 0.1,
         distill_weight: float = 0.0,
         joint_targets: Sequence[Sequence[float]] = (),
+        targets_per: str = "utterance",
     ) -> None:
         """Connect the gate predictors of a ready-built model.
 
@@ -77,7 +80,13 @@ class GatedModelMixin(AbsESPnetModel):
                 with every gate open teach the gated one. Costs one more forward pass.
             joint_targets: ``[encoder, decoder, share]`` each: share of the training utterances that are asked for
                 this sparsity in encoders and decoders together. The others draw each stack's target by itself.
+            targets_per: ``utterance`` or ``batch``: what a target is drawn for. Where all utterances of a batch have
+                one target, most of the modules that their final masks (``gating.freeze_steps``) close are closed for
+                all of them, and are not computed.
         """
+        if targets_per not in TARGETS_PER:
+            raise ValueError(f"targets_per must be {' or '.join(TARGETS_PER)}, got {targets_per!r}")
+        self.targets_per = targets_per
         self.joint_targets = parse_joint_targets(joint_targets)
         if not 0.0 <= context_dropout <= 1.0:
             raise ValueError(f"context_dropout must be in [0, 1], got {context_dropout}")
@@ -147,10 +156,10 @@ class GatedModelMixin(AbsESPnetModel):
         text = batch["text"]
         context = context_of_batch(self.context_fields, batch)
         sparsity = {}
-        point = self._draw_points(text)
+        point = self._per_target(self._draw_points, text) if self.training and self.joint_targets else None
         for name, predictor in self.gate_predictors().items():
             if self.training or predictor.policy == InferencePolicy():
-                sparsity[name] = predictor.draw_targets(text.size(0), text.device)
+                sparsity[name] = self._per_target(predictor.draw_targets, text)
             if point is not None:
                 joint = sparsity[name].new_tensor([*(p[name.endswith("decoder")] for p in self.joint_targets), 0.0])
                 sparsity[name] = torch.where(
@@ -159,13 +168,16 @@ class GatedModelMixin(AbsESPnetModel):
         categories = {**self.token_context.from_text(text), **context.categories}
         return GatingContext(categories, context.vectors, sparsity)
 
-    def _draw_points(self, text: Tensor) -> Tensor | None:
-        """Which of the joint targets each training utterance has, (B,); their number stands for none."""
-        if not (self.training and self.joint_targets):
-            return None
+    def _per_target(self, draw: Callable[[int, torch.device], Tensor], text: Tensor) -> Tensor:
+        """``draw`` for each utterance, or once for all of them, (B,)."""
+        batch = text.size(0)
+        return draw(1, text.device).expand(batch) if self.targets_per == "batch" else draw(batch, text.device)
+
+    def _draw_points(self, number: int, device: torch.device) -> Tensor:
+        """Which of the joint targets is asked for, (number,); their number stands for none."""
         shares = [share for *_, share in self.joint_targets]
         shares.append(max(0.0, 1.0 - sum(shares)))
-        return torch.multinomial(torch.tensor(shares), text.size(0), replacement=True).to(text.device)
+        return torch.multinomial(torch.tensor(shares), number, replacement=True).to(device)
 
     # -- training ---------------------------------------------------------------------------------
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor], Tensor]:

@@ -150,6 +150,39 @@ def test_joint_targets_are_drawn_for_both_stacks_together():
     assert len({round(x, 6) for x in pairs.flatten().tolist()}) == pairs.numel()
 
 
+def test_targets_of_a_whole_batch():
+    spread = {"target_sparsity": [0.1, 0.8], "dense_prob": 0.0}
+    model = lively(spread, joint_targets=[[0.0, 0.0, 0.3], [0.3, 0.5, 0.5]], targets_per="batch").train()
+    torch.manual_seed(0)
+    seen = []
+    for _ in range(400):
+        asked = model.context_of(training_batch()).sparsity
+        rows = {tuple(row) for row in torch.stack([asked[name] for name in STACKS], dim=1).tolist()}
+        assert len(rows) == 1  # one target for the three utterances
+        seen += [tuple(round(x, 6) for x in rows.pop())]
+    for point, share in (((0.0, 0.0), 0.3), ((0.3, 0.5), 0.5)):
+        assert seen.count(point) / len(seen) == pytest.approx(share, abs=0.08)
+    assert len(set(seen)) > 50
+    with pytest.raises(ValueError, match="targets_per must be utterance or batch, got 'step'"):
+        models(targets_per="step")
+
+
+def test_a_batch_of_one_target_leaves_closed_modules_out():
+    """Final masks that all utterances share: closed modules are not computed, and their weights get no gradient."""
+    gating = {"target_sparsity": 0.5, "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
+    model = models(gating, targets_per="batch")[1].train()
+    for predictor in model.gate_predictors().values():
+        predictor.num_updates += 1
+    model(**training_batch())[0].backward()
+    for name, predictor in model.gate_predictors().items():
+        opened = predictor.last.values.bool()
+        assert bool((opened == opened[:1]).all())
+        layers = getattr(model, name).encoders if name == "encoder" else getattr(model, name).decoders
+        for (layer, module), is_open in zip(predictor.names, opened[0].tolist(), strict=True):
+            gradients = [p.grad is not None for p in getattr(layers[layer], module).parameters()]
+            assert all(gradients) if is_open else not any(gradients), (name, layer, module)
+
+
 def test_joint_targets_rise_with_the_warmup():
     model = lively({"target_sparsity": 0.5, "warmup_steps": 100}, joint_targets=[[0.2, 0.4, 1.0]]).train()
     for predictor in model.gate_predictors().values():
