@@ -60,7 +60,12 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--data_dir", type=str_or_none, help="data directory to decode (wav.scp, utt2lang, utt2task)")
     group.add_argument("--engine", choices=["gated", "espnet"], default="gated", help="espnet: ESPnet's own search")
     group.add_argument("--system", type=str_or_none, help="name of this system in the tables")
-    group.add_argument("--pad_to_speech_length", type=str2bool, default=True, help="pad to the training length")
+    group.add_argument(
+        "--pad_to_speech_length",
+        type=str2bool,
+        default=True,
+        help="pad to the training length; false: for models trained without ESPnet's S2T preprocessor, which pads",
+    )
     group.add_argument("--exact_nbest", type=str2bool, help="stop where ESPnet stops (default: if nbest > 1)")
     group.add_argument("--ctc_tasks", nargs="*", help="tasks that CTC scores, e.g. asr (default: all)")
     group.add_argument("--measure_flops", type=str2bool, default=False, help="count FLOPs (second pass)")

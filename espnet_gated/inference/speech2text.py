@@ -107,9 +107,9 @@ class Speech2Text(ESPnetSpeech2Text):
             s2t_train_config, s2t_model_file, args, kwargs, quantize_…: as in ESPnet.
             sparsity: share to skip: a number, ``"ENCODER,DECODER"`` or a pair; ``None``: the model's default.
             budget: ``exact`` or ``learned``; ``None``: the model's default.
-            pad_to_speech_length: pad to the training length as ESPnet does; ``False`` encodes the real length, for
-                models
-                trained so.
+            pad_to_speech_length: pad to the training length (``speech_length``) as ESPnet does; ``False`` encodes the
+                real length. That is for models that have seen it: ESPnet's S2T preprocessor pads every utterance in
+                training too, so OWSM and the models of this project's recipes (the mini recipe's: 2.4 s) want ``True``.
             exact_nbest: search on until ESPnet would stop, so that all of the n-best list is ESPnet's; ``None``: if
                 ``nbest`` > 1.
             ctc_tasks: tasks (``asr``) in which CTC has a say when ``ctc_weight`` > 0; ``None``: all, as in ESPnet. A

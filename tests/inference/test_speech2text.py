@@ -69,6 +69,19 @@ def test_timestamps_and_long_audio_are_espnet_s(dense_checkpoint):
         ours(torch.zeros(10, 2))
 
 
+def test_the_real_length_is_what_espnet_encodes_where_it_is_the_training_length(dense_checkpoint):
+    """``pad_to_speech_length=False``."""
+    espnet, ours = load(dense_checkpoint, ESPnetSpeech2Text), load(dense_checkpoint, pad_to_speech_length=False)
+    padded = load(dense_checkpoint)
+    for seconds in (0.3, 0.5):
+        speech = wave(seconds)
+        espnet.preprocessor_conf = espnet.preprocessor_conf | {"speech_length": seconds}
+        assert_same_results(ours(speech), espnet(speech))
+        assert float(ours(speech)[0][4].score) != pytest.approx(float(padded(speech)[0][4].score))
+    counts = [model.measure_flops(Request(speech))["encoder"] for model in (ours, padded)]
+    assert counts[0] < counts[1]
+
+
 def test_intermediate_ctc_is_espnet_s(tmp_path):
     conf = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
     dense = make_checkpoint(tmp_path, gated=False, encoder_conf=conf)
