@@ -181,7 +181,7 @@ def test_page_says_what_was_measured(made):
         "WER at 0/0.5, BLEU at 0/0.5.",
         "Gates are decided once per utterance in this model",
         "ASR and ST differ clearly in the open share of 6 of 8 modules.",
-        "gated: WER (%) and BLEU by what is pruned (change against control) pruned sparsity WER all BLEU all control - 16.7",
+        "gated: WER (%) and BLEU by what is pruned (change against control) pruned sparsity WER all BLEU all control -",
         "both 0.7 50.0 (+200.0 %) −10.0 (−33.3)",
         "Fast <CPU>",
         "tok:13a",
