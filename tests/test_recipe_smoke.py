@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,12 +67,46 @@ def overall(rows, system, sparsity=0.0):
     return row
 
 
+def table(file):
+    """Utterance → what stands behind it."""
+    return dict(line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines())
+
+
+def assert_same_words_and_scores(theirs, ours, utts=None):
+    """Law 4. Models are float32 here: another order of the same sums differs in the sixth digit, 1e-4 leaves room."""
+    theirs, ours = theirs / "1best_recog", ours / "1best_recog"
+    expected = table(theirs / "text")
+    assert expected and set(expected) == set(utts or expected)
+    text, score = table(ours / "text"), table(ours / "score")
+    assert {utt: text[utt] for utt in expected} == expected
+    for utt, value in table(theirs / "score").items():
+        number = float(value.removeprefix("tensor(").removesuffix(")"))  # as ESPnet's own command writes it
+        assert float(score[utt]) == pytest.approx(number, rel=1e-4, abs=1e-4), utt
+
+
 def test_dense_decoding_is_espnet_s(place, rows):
     """Same weights, same search: what our decoding writes is what ESPnet's writes."""
-    files = [place / "exp" / "s2t_dense" / f"decode_{n}" / "test" / "1best_recog" / "text" for n in ("espnet", "dense")]
-    espnet, dense = (file.read_text(encoding="utf-8") for file in files)
-    assert espnet == dense
+    theirs, ours = (place / "exp" / "s2t_dense" / f"decode_{engine}" / "test" for engine in ("espnet", "dense"))
+    assert_same_words_and_scores(theirs, ours)
+    assert table(theirs / "1best_recog" / "text").keys() == table(ours / "1best_recog" / "text").keys()
     assert overall(rows, "espnet")["wer"] == overall(rows, "dense")["wer"]
+
+
+def test_gated_decoding_is_stock_espnet_s(place, rows, tmp_path):
+    """A few utterances of one language and task, which ESPnet's command takes for all that it decodes."""
+    exp, data = place / "exp" / "s2t_gated", place / "dump" / "raw" / "test"
+    langs, tasks = table(data / "utt2lang"), table(data / "utt2task")
+    utts = [utt for utt in langs if (langs[utt], tasks[utt]) == ("ita", "asr")][:3]
+    (tmp_path / "keys").write_text("".join(f"{utt}\n" for utt in utts), encoding="utf-8")
+    model = ("--s2t_train_config", exp / "config.yaml", "--s2t_model_file", exp / "valid.acc.best.pth")
+    audio = ("--data_path_and_name_and_type", f"{data / 'wav.scp'},speech,sound", "--key_file", tmp_path / "keys")
+    options = "--config conf/decode_s2t.yaml --maxlenratio -15 --lang_sym <ita> --task_sym <asr> --num_workers 0"
+    command = ["-m", "espnet_gated", "-m", "espnet2.bin.s2t_inference", *options.split(), *model, *audio]
+    environment = os.environ | {"ESPNET_GATED_SPARSITY": "0.5"}
+    subprocess.run(
+        [sys.executable, *command, "--output_dir", tmp_path / "stock"], cwd=RUN.parent, env=environment, check=True
+    )
+    assert_same_words_and_scores(tmp_path / "stock", exp / "decode_s0.5" / "test", utts)
 
 
 def test_closed_gates_spend_less(rows):
