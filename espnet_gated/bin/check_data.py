@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+
+from espnet2.utils.types import str2bool
 
 from espnet_gated.data.check import Limits, check_data_dir
 
@@ -20,8 +23,27 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("data_dir", help="data directory to check")
     parser.add_argument("--token_list", help="file with one token a line")
     parser.add_argument("--fs", type=int, default=default.fs, help="sample rate in Hz")
+    parser.add_argument(
+        "--any_format",
+        type=str2bool,
+        default=False,
+        help="for a directory that is only decoded: take every format, rate and number of channels that decoding "
+        "reads; utt2num_samples counts at --fs",
+    )
+    add_audio_options(parser)
     add_length_options(parser)
     return parser
+
+
+def add_audio_options(parser: argparse.ArgumentParser) -> None:
+    """How audio is looked at."""
+    parser.add_argument(
+        "--decode",
+        type=str2bool,
+        default=True,
+        help="decode all audio to its end: finds damaged and silent files; false looks at heads only",
+    )
+    parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="threads that look at audio")
 
 
 def add_length_options(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +87,14 @@ def main(cmd: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"check_data: {error}", file=sys.stderr)
         return 1
-    problems = check_data_dir(args.data_dir, args.token_list, limits=limits)
+    problems = check_data_dir(
+        args.data_dir,
+        args.token_list,
+        limits=limits,
+        decode=args.decode,
+        any_format=args.any_format,
+        nj=args.nj,
+    )
     for problem in problems:
         print(problem)
     if not problems:

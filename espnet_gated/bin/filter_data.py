@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from espnet_gated.bin.check_data import add_length_options, get_limits
+from espnet_gated.bin.check_data import add_audio_options, add_length_options, get_limits
 from espnet_gated.data.check import Limits
-from espnet_gated.data.filter import LOG_FILE, filter_data_dir
+from espnet_gated.data.filter import LOG_FILE, MAX_DROPPED, filter_data_dir
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -20,6 +20,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--in_dir", required=True, help="data directory to read")
     parser.add_argument("--out_dir", required=True, help="data directory to write")
     parser.add_argument("--fs", type=int, default=Limits().fs, help="sample rate in Hz")
+    parser.add_argument(
+        "--max_dropped", type=float, default=MAX_DROPPED, help="fail where a larger share of the utterances is bad"
+    )
+    add_audio_options(parser)
     add_length_options(parser)
     return parser
 
@@ -28,7 +32,14 @@ def main(cmd: Sequence[str] | None = None) -> int:
     """Filter, print what was dropped, return the exit code."""
     args = get_parser().parse_args(cmd)
     try:
-        result = filter_data_dir(args.in_dir, args.out_dir, get_limits(args))
+        result = filter_data_dir(
+            args.in_dir,
+            args.out_dir,
+            get_limits(args),
+            max_dropped=args.max_dropped,
+            decode=args.decode,
+            nj=args.nj,
+        )
     except (ValueError, OSError) as error:
         print(f"filter_data: {error}", file=sys.stderr)
         return 1

@@ -25,6 +25,9 @@ G722_RATE = 16000
 G722_SAMPLES_PER_OCTET = 2
 G722_SUFFIX = ".g722"
 LEAD = 0.25  # seconds decoded before a part of a lossy file, whose decoder needs them to get going
+BLOCK = 1 << 16  # samples decoded at a time where the whole is not kept
+UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says then
+SILENCE = 2.0**-15  # what moves less is flat in 16 bits
 
 
 # TypeError: soundfile's answer to suffixes that stand for raw samples
@@ -49,6 +52,31 @@ class AudioInfo:
         return self.frames / self.rate
 
 
+@dataclass(frozen=True)
+class AudioRange:
+    """All samples of an audio file: how many of one channel, the lowest and the highest of all (NaN where one is)."""
+
+    frames: int
+    low: float
+    high: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all samples are numbers (a file of floats may hold others)."""
+        return bool(np.isfinite(self.low) and np.isfinite(self.high))
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing moves: every sample is zero, or all are the same."""
+        return self.high - self.low < SILENCE
+
+
+def is_native(path: str | Path) -> bool:
+    """Whether libsndfile, and with it ESPnet's loader of training data, reads files of this suffix."""
+    path = Path(path)
+    return not _is_g722(path) and not ffmpeg.is_needed(path)
+
+
 def audio_info(path: str | Path) -> AudioInfo:
     """Rate, channels and length, without decoding.
 
@@ -57,15 +85,58 @@ def audio_info(path: str | Path) -> AudioInfo:
         MissingDecoderError: if it takes torchcodec or ffmpeg and there is neither.
     """
     path = _existing(path)
-    if path.suffix == G722_SUFFIX:
+    if _is_g722(path):
         return AudioInfo(G722_RATE, 1, G722_SAMPLES_PER_OCTET * path.stat().st_size)
     try:
         if ffmpeg.is_needed(path):
             return AudioInfo(*ffmpeg.probe(path))
         info = soundfile.info(path)
+        return AudioInfo(int(info.samplerate), int(info.channels), _frames(info))
     except _REFUSALS as error:
         raise _unreadable(path, error) from None
-    return AudioInfo(int(info.samplerate), int(info.channels), int(info.frames))
+
+
+def decode_audio(path: str | Path) -> AudioRange:
+    """Decode all of a file at its own rate, keeping none of it; other threads go on meanwhile.
+
+    Raises:
+        AudioError: naming the file, where the decoder stops before the end.
+        MissingDecoderError: as :func:`audio_info`.
+    """
+    path = _existing(path)
+    try:
+        if not is_native(path):
+            return sample_range(_decode(path, audio_info(path).rate))
+        with soundfile.SoundFile(path) as file:
+            parts = [sample_range(block) for block in _blocks(file)]
+    except _REFUSALS as error:
+        raise _unreadable(path, error) from None
+    if not parts:
+        return AudioRange(0, 0.0, 0.0)
+    # numpy's, because Python's min and max pass over a NaN
+    low, high = np.min([part.low for part in parts]), np.max([part.high for part in parts])
+    return AudioRange(sum(part.frames for part in parts), float(low), float(high))
+
+
+def sample_range(samples: Samples) -> AudioRange:
+    """The range of samples at hand, (T,) or (T, channels)."""
+    if not samples.size:
+        return AudioRange(0, 0.0, 0.0)
+    return AudioRange(len(samples), float(samples.min()), float(samples.max()))
+
+
+def _blocks(file: soundfile.SoundFile) -> Iterator[Samples]:
+    """All that can be decoded, (T, channels) at a time (soundfile's ``blocks`` fills up what is missing at the end)."""
+    buffer = np.empty((max(1, min(BLOCK, _frames(file))), file.channels), dtype=np.float32)
+    while len(block := file.read(out=buffer)):
+        yield block
+
+
+def _frames(file: soundfile.SoundFile) -> int:
+    """Samples of one channel that the head says, of an open file or its ``info``."""
+    if file.frames >= UNKNOWN_LENGTH:
+        raise OSError("its head does not say how long it is, as when it was written to a pipe")
+    return int(file.frames)
 
 
 def read_audio(path: str | Path, fs: int) -> Samples:
@@ -98,12 +169,13 @@ def read_spans(path: str | Path, spans: Sequence[tuple[float, float | None]], fs
     """
     path = _existing(path)
     try:
-        if path.suffix == G722_SUFFIX or ffmpeg.is_needed(path):
+        if not is_native(path):
             whole = _decode(path, fs)
             for start, end in spans:
                 yield whole[round(start * fs) : None if end is None else round(end * fs)]
             return
         with soundfile.SoundFile(path) as file:
+            _frames(file)
             for start, end in spans:
                 yield resample(_read_span(file, start, end), file.samplerate, fs, path)
     except _REFUSALS as error:
@@ -155,12 +227,16 @@ def _resampler(rate: int, fs: int, path: str) -> torchaudio.transforms.Resample:
 
 
 def _decode(path: Path, fs: int) -> Samples:
-    if path.suffix != G722_SUFFIX:
+    if not _is_g722(path):
         return ffmpeg.decode(path, fs)
     from espnet_gated.data import g722  # compiled by numba when first used
 
     samples: Samples = (g722.decode(path.read_bytes()) / 32768).astype(np.float32)
     return resample(samples, G722_RATE, fs, path)
+
+
+def _is_g722(path: Path) -> bool:
+    return path.suffix.lower() == G722_SUFFIX
 
 
 def _existing(path: str | Path) -> Path:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
 from espnet_gated.data.datadir import (
     NO_TEXT,
     TIMESTAMP_TOKEN,
@@ -16,6 +14,7 @@ from espnet_gated.data.datadir import (
     parse_data_dir,
     read_table,
 )
+from espnet_gated.data.probe import AudioProbe, Fault
 
 
 @dataclass(frozen=True)
@@ -58,29 +57,26 @@ class Limits:
             raise ValueError(f"max_text_chars must be at least 1, got {self.max_text_chars} (--max_text_chars)")
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong with a value, before it is known which line it stands in."""
-
-    file: str
-    kind: str
-    message: str
-
-
 def check_data_dir(
     path: str | Path,
     token_list: str | Path | None = None,
     fs: int = 16000,
     *,
     limits: Limits | None = None,
+    decode: bool = True,
+    any_format: bool = False,
+    nj: int = 1,
 ) -> list[Problem]:
-    """Everything wrong with a data directory, its audio headers included.
+    """Everything wrong with a data directory, its audio included.
 
     Args:
         path: the data directory.
         token_list: file with one token a line, which must hold the language and task tokens.
         fs: wanted sample rate in Hz.
         limits: lengths allowed; with it ``fs`` is taken from here.
+        decode: decode all audio to its end, not only its head.
+        any_format: the directory is only decoded, not trained on: take every format and rate.
+        nj: threads that look at audio.
 
     Returns:
         The problems in the order of the files; empty for a good directory.
@@ -90,7 +86,8 @@ def check_data_dir(
     utts, problems = parse_data_dir(path)
     wavs, _ = read_table(path / "wav.scp")
     lengths, _ = read_table(path / "utt2num_samples")
-    audio = AudioProbe(limits.fs)
+    audio = AudioProbe(limits.fs, decode=decode, any_format=any_format)
+    audio.look_at((wav for _, wav in wavs.values() if wav), nj, label=f"audio of {path.name}")
     # audio is looked at for every line of wav.scp, also where another file is broken
     for utt_id, (line, wav) in wavs.items():
         number, samples = lengths.get(utt_id, (0, ""))
@@ -98,60 +95,19 @@ def check_data_dir(
         for fault in audio.faults(wav, known) if wav else ():  # no path: reported already
             at = number if fault.file == "utt2num_samples" else line
             problems.append(Problem(str(path / fault.file), at, utt_id, fault.message, fault.kind))
-    texts, _ = read_table(path / "text")
-    tables = {"text": texts, "utt2num_samples": lengths}
+    tables = {"utt2num_samples": lengths}
+    tables |= {name: read_table(path / name)[0] for name in ("text", "text.ctc")}
     for utt in utts:
         for fault in length_faults(utt, limits):
             at = tables[fault.file][utt.utt_id][0]
             problems.append(Problem(str(path / fault.file), at, utt.utt_id, fault.message, fault.kind))
     if token_list is not None:
-        problems += _token_problems(path, Path(token_list), utts, texts)
+        problems += _token_problems(path, Path(token_list), utts, tables["text"])
     return problems
 
 
-class AudioProbe:
-    """Looks at audio headers; a file that serves several utterances is opened once."""
-
-    def __init__(self, fs: int) -> None:
-        self.fs = fs
-        self._frames: dict[str, int | Fault] = {}
-
-    def faults(self, wav: str, num_samples: int | None) -> list[Fault]:
-        """What is wrong with one audio path whose length should be ``num_samples``."""
-        if wav not in self._frames:
-            self._frames[wav] = self._probe(wav)
-        frames = self._frames[wav]
-        if isinstance(frames, Fault):
-            return [frames]
-        if num_samples is not None and num_samples != frames:
-            message = f"says {num_samples} samples, the audio has {frames} ({wav})"
-            return [Fault("utt2num_samples", "samples", message)]
-        return []
-
-    def _probe(self, wav: str) -> int | Fault:
-        """Number of samples, or what is wrong."""
-        if wav.rstrip().endswith("|"):
-            message = f"Kaldi pipes are not supported, write the audio to a file: {wav!r}"
-            return Fault("wav.scp", "pipe", message)
-        if not Path(wav).is_file():
-            return Fault("wav.scp", "missing-audio", f"audio file is missing: {wav}")
-        try:
-            info = soundfile.info(wav)
-        except (RuntimeError, OSError) as error:  # soundfile's own error is a RuntimeError
-            reason = " ".join(str(error).split())
-            return Fault("wav.scp", "unreadable-audio", f"cannot read audio: {wav} ({reason})")
-        if info.samplerate != self.fs:
-            message = f"sample rate is {info.samplerate} Hz, must be {self.fs}: {wav}"
-            return Fault("wav.scp", "rate", message)
-        if info.channels != 1:
-            return Fault("wav.scp", "channels", f"has {info.channels} channels, must be 1: {wav}")
-        if info.frames <= 0:
-            return Fault("wav.scp", "no-samples", f"audio has no samples: {wav}")
-        return int(info.frames)
-
-
 def length_faults(utt: Utterance, limits: Limits) -> Iterator[Fault]:
-    """What is wrong with the length of the audio, and of the text against it."""
+    """What is wrong with the length of the audio, and of the texts against it."""
     seconds = utt.num_samples / limits.fs
     if seconds < limits.min_seconds:
         message = f"{seconds:.3f} s is shorter than {limits.min_seconds} s (--min_seconds)"
@@ -159,17 +115,25 @@ def length_faults(utt: Utterance, limits: Limits) -> Iterator[Fault]:
     elif seconds > limits.max_seconds:
         message = f"{seconds:.1f} s is longer than {limits.max_seconds} s (--max_seconds)"
         yield Fault("utt2num_samples", "long", message)
-    rate = len(utt.text) / seconds
-    says = f"{len(utt.text)} characters for {seconds:.2f} s of audio, {rate:.2f} a second"
-    if rate > limits.max_chars_per_second:
-        message = f"{says}, above {limits.max_chars_per_second} (--max_chars_per_second)"
-        yield Fault("text", "too-much-text", message)
-    elif rate < limits.min_chars_per_second:
-        message = f"{says}, below {limits.min_chars_per_second} (--min_chars_per_second)"
-        yield Fault("text", "too-little-text", message)
+    wrong = _rate_fault("text", utt.text, seconds, limits)
+    if wrong is None and utt.text_ctc != NO_TEXT:  # of recognition they are the same, and so is what is wrong
+        wrong = _rate_fault("text.ctc", utt.text_ctc, seconds, limits)
+    if wrong is not None:
+        yield wrong
     if limits.max_text_chars is not None and len(utt.text) > limits.max_text_chars:
         message = f"text has {len(utt.text)} characters, above {limits.max_text_chars} (--max_text_chars)"
         yield Fault("text", "long-text", message)
+
+
+def _rate_fault(file: str, text: str, seconds: float, limits: Limits) -> Fault | None:
+    """What is wrong with the length of a text, for so much audio."""
+    rate = len(text) / seconds
+    says = f"{len(text)} characters for {seconds:.2f} s of audio, {rate:.2f} a second"
+    if rate > limits.max_chars_per_second:
+        return Fault(file, "too-much-text", f"{says}, above {limits.max_chars_per_second} (--max_chars_per_second)")
+    if rate < limits.min_chars_per_second:
+        return Fault(file, "too-little-text", f"{says}, below {limits.min_chars_per_second} (--min_chars_per_second)")
+    return None
 
 
 def _token_problems(

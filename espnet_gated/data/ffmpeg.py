@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +21,7 @@ SUFFIXES = frozenset((".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mkv", ".mka", "
 INSTALL = "pip install imageio-ffmpeg, or install ffmpeg, or torchcodec together with FFmpeg's libraries"
 
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)")
-_STREAM = re.compile(r"Stream #.*Audio: .*?(\d+) Hz, ([^,]+)")
-_LAYOUTS = {"mono": 1, "stereo": 2}
+_WAV_HEAD = struct.Struct("<12x4s4xHHI")  # after RIFF, size, WAVE: "fmt ", its size, format, channels, rate
 
 
 class DecodeError(RuntimeError):
@@ -48,14 +48,17 @@ def probe(path: Path) -> tuple[int, int, int]:
     if decoder is not None:
         data = _opened(decoder, path).metadata
         return int(data.sample_rate), int(data.num_channels), round(float(data.duration_seconds) * data.sample_rate)
-    done = subprocess.run([_program(path), "-hide_banner", "-nostdin", "-i", path], capture_output=True, check=False)
+    # no sound, only the head of a wav, which has the number of channels: ffmpeg speaks of layouts, by many names
+    command = [_program(path), "-hide_banner", "-nostdin", "-i", str(path), "-map", "0:a:0"]
+    command += ["-t", "0", "-f", "wav", "-"]
+    done = subprocess.run(command, capture_output=True, check=False)
     said = done.stderr.decode("utf-8", errors="replace")
-    duration, stream = _DURATION.search(said), _STREAM.search(said)
-    if duration is None or stream is None:
+    duration = _DURATION.search(said)
+    if done.returncode != 0 or duration is None or len(done.stdout) < _WAV_HEAD.size:
         raise DecodeError(_last_line(said) or "no audio in it")
+    _, _, channels, rate = _WAV_HEAD.unpack_from(done.stdout)
     hours, minutes, seconds = map(float, duration.groups())
-    rate = int(stream.group(1))
-    return rate, _LAYOUTS.get(stream.group(2).strip(), 0), round((3600 * hours + 60 * minutes + seconds) * rate)
+    return rate, channels, round((3600 * hours + 60 * minutes + seconds) * rate)
 
 
 def decode(path: Path, fs: int) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from espnet_gated.data.check import AudioProbe, Limits, length_faults
+from espnet_gated.data.check import Limits, length_faults
 from espnet_gated.data.datadir import (
     FILES,
     DataDirError,
@@ -18,8 +18,10 @@ from espnet_gated.data.datadir import (
     parse_data_dir,
     write_data_dir,
 )
+from espnet_gated.data.probe import AudioProbe
 
 LOG_FILE = "filter_log.json"
+MAX_DROPPED = 0.1
 
 # put right by writing the directory anew, so no reason to drop an utterance
 _REPAIRED = {"order", "speakers"}
@@ -51,6 +53,10 @@ def filter_data_dir(
     in_dir: str | Path,
     out_dir: str | Path,
     limits: Limits | None = None,
+    *,
+    max_dropped: float = MAX_DROPPED,
+    decode: bool = True,
+    nj: int = 1,
 ) -> FilterResult:
     """Write the good utterances of ``in_dir`` to ``out_dir``, with ``filter_log.json``.
 
@@ -61,20 +67,29 @@ def filter_data_dir(
         in_dir: data directory; may be unsorted or hold broken utterances.
         out_dir: data directory to write (atomically).
         limits: allowed lengths and sample rate.
+        max_dropped: share of the utterances that may be dropped; more than that is no stray mistake, and nothing is
+            written.
+        decode: decode all audio to its end, not only its head.
+        nj: threads that look at audio.
 
     Raises:
-        DataDirError: for a file that is missing or broken as a whole, no utterance left, or
+        DataDirError: for a file that is missing or broken as a whole, too many utterances dropped or none left, or
             ``out_dir`` the same as ``in_dir``.
+        ValueError: for an impossible ``max_dropped``.
     """
+    if not 0 <= max_dropped <= 1:
+        raise ValueError(f"max_dropped must be in [0, 1], got {max_dropped} (--max_dropped)")
     in_dir, out_dir, limits = Path(in_dir), Path(out_dir), limits or Limits()
     if in_dir.resolve() == out_dir.resolve():
         raise DataDirError(f"{out_dir}: the output directory must not be the input directory")
-    made_from = _made_from(in_dir, limits)
+    made_from = _made_from(in_dir, limits, decode)
     if (done := _done(out_dir, made_from)) is not None:
+        _raise_if_too_many(in_dir, done, max_dropped)
         return done
     utts, problems = parse_data_dir(in_dir)
     dropped = _broken(problems)
-    audio = AudioProbe(limits.fs)
+    audio = AudioProbe(limits.fs, decode=decode)
+    audio.look_at((utt.wav for utt in utts), nj, label=f"audio of {in_dir.name}")
     kept = []
     for utt in utts:
         reasons = dropped.get(utt.utt_id, []) + _reasons(utt, audio, limits)
@@ -83,14 +98,25 @@ def filter_data_dir(
         else:
             kept.append(utt)
     result = FilterResult(len(kept), dict(sorted(dropped.items())))
-    if not kept:
-        why = ", ".join(f"{n} {kind}" for kind, n in result.counts.items())
-        raise DataDirError(f"{in_dir}: no utterance left of {len(dropped)} ({why})")
+    _raise_if_too_many(in_dir, result, max_dropped)
     # without its log an output counts as unfinished, so the log goes first and comes last
     (out_dir / LOG_FILE).unlink(missing_ok=True)
     write_data_dir(out_dir, kept)
     _write_log(out_dir / LOG_FILE, result, made_from)
     return result
+
+
+def _raise_if_too_many(in_dir: Path, result: FilterResult, max_dropped: float) -> None:
+    count, total = len(result.dropped), result.kept + len(result.dropped)
+    why = ", ".join(f"{n} {kind}" for kind, n in result.counts.items())
+    if not result.kept:
+        raise DataDirError(f"{in_dir}: no utterance left of {count} ({why})")
+    if count > max_dropped * total:
+        utt, ((_, message), *_) = next(iter(result.dropped.items()))
+        raise DataDirError(
+            f"{in_dir}: {count} of {total} utterances would be dropped ({why}), more than {max_dropped:.0%} "
+            f"(--max_dropped), the first being {utt}: {message}"
+        )
 
 
 def _broken(problems: Iterable[Problem]) -> dict[str, list[tuple[str, str]]]:
@@ -115,7 +141,7 @@ def _reasons(utt: Utterance, audio: AudioProbe, limits: Limits) -> list[tuple[st
     return [(fault.kind, fault.message) for fault in faults]
 
 
-def _made_from(in_dir: Path, limits: Limits) -> dict[str, Any]:
+def _made_from(in_dir: Path, limits: Limits, decode: bool) -> dict[str, Any]:
     """All that decides the output, to see whether an earlier one still holds."""
     files = {}
     for name in FILES:
@@ -126,6 +152,7 @@ def _made_from(in_dir: Path, limits: Limits) -> dict[str, Any]:
         "in_dir": str(in_dir.resolve()),
         "files": files,
         "limits": asdict(limits),
+        "decode": decode,
     }
 
 

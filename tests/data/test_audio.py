@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from espnet_gated.data import audio, ffmpeg
-from espnet_gated.data.audio import AudioError, audio_info, read_audio, read_spans
+from espnet_gated.data.audio import AudioError, AudioRange, audio_info, decode_audio, read_audio, read_spans
 
 FS = 16000
 SECONDS = 1.5
@@ -86,9 +86,23 @@ def test_other_formats(tmp_path, suffix, options):
     assert similarity(samples, sound(FS), slack=40) > 0.98
 
 
-def test_g722_needs_no_program(tmp_path, monkeypatch):
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("suffix", "channels", "rate"), [("m4a", 1, 44100), ("m4a", 6, 48000), ("m4a", 8, 22050), ("mka", 3, 48000)]
+)
+def test_any_number_of_channels(tmp_path, suffix, channels, rate):
+    path, wav = tmp_path / f"sound.{suffix}", tmp_path / "sound.wav"
+    soundfile.write(wav, np.stack([sound(rate)] * channels, axis=1), rate)
+    subprocess.run([ffmpeg.find_program(), "-v", "error", "-i", wav, path], check=True)
+    info = audio_info(path)
+    assert (info.rate, info.channels, info.seconds) == (rate, channels, pytest.approx(SECONDS, abs=0.1))
+    assert similarity(read_audio(path, FS), sound(FS), slack=40) > 0.98
+
+
+@pytest.mark.parametrize("name", ["prompt.g722", "PROMPT.G722"])
+def test_g722_needs_no_program(tmp_path, monkeypatch, name):
     monkeypatch.setattr(ffmpeg, "_program", lambda path: pytest.fail("not needed"))
-    path = tmp_path / "prompt.g722"
+    path = tmp_path / name
     path.write_bytes(bytes(range(256)) * 4)
     assert audio_info(path) == audio.AudioInfo(16000, 1, 2048)
     assert len(read_audio(path, 16000)) == 2048
@@ -135,6 +149,33 @@ def broken(tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), FS)
     rows["empty.wav"] = (b"", "audio is empty")
     return [(tmp_path / name, message) for name, (_, message) in rows.items()]
+
+
+def test_decoding_gives_the_range_of_all_samples(tmp_path):
+    """Over several blocks, and with a NaN in the last."""
+    samples = np.zeros((150000, 2), dtype=np.float32)
+    samples[10, 0], samples[-1, 1] = 0.5, -0.25
+    soundfile.write(tmp_path / "a.wav", samples, FS, subtype="FLOAT")
+    found = decode_audio(tmp_path / "a.wav")
+    assert found == AudioRange(150000, -0.25, 0.5) and found.is_finite and not found.is_silent
+    samples[-5, 0] = np.nan
+    soundfile.write(tmp_path / "b.wav", samples, FS, subtype="FLOAT")
+    assert not decode_audio(tmp_path / "b.wav").is_finite
+    soundfile.write(tmp_path / "c.wav", np.zeros(0), FS)
+    assert decode_audio(tmp_path / "c.wav") == AudioRange(0, 0.0, 0.0)
+
+
+def test_a_length_that_the_head_does_not_say(tmp_path):
+    """As encoders leave it that write to a pipe: libsndfile takes it for endless."""
+    path = tmp_path / "pipe.flac"
+    soundfile.write(path, sound(FS), FS)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    for read in (audio_info, decode_audio, lambda path: read_audio(path, FS)):
+        with pytest.raises(AudioError, match="pipe.flac: unreadable audio .its head does not say how long it is"):
+            read(path)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """The check names file, line and utterance of every broken input; the filter drops just those."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,32 @@ import pytest
 import soundfile
 
 from espnet_gated.bin import check_data, filter_data
+from espnet_gated.data import ffmpeg, probe
 from espnet_gated.data.check import Limits, check_data_dir
-from espnet_gated.data.datadir import Utterance, read_data_dir, write_data_dir
+from espnet_gated.data.datadir import DataDirError, Utterance, read_data_dir, write_data_dir
 from espnet_gated.data.filter import LOG_FILE, filter_data_dir
 
 
-def tone(path: Path, seconds: float, fs: int = 16000, channels: int = 1) -> int:
+def tone(path: Path, seconds: float, fs: int = 16000, channels: int = 1, value: float | None = None) -> int:
+    """A file with a tone, and ``value`` somewhere in it."""
     wave = 0.1 * np.sin(np.arange(int(seconds * fs)) / 10)
-    soundfile.write(path, np.stack([wave] * channels, axis=1), fs)
+    if value is not None:
+        wave[len(wave) // 2] = value
+    subtype = None if value is None else "FLOAT"
+    soundfile.write(path, np.stack([wave] * channels, axis=1), fs, subtype=subtype)
     return len(wave)
+
+
+def damage(folder: Path) -> None:
+    """Files that are good as far as their heads go: a FLAC and an MP3 cut in half, a FLAC with zeros in the middle."""
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 80000)
+    for name in ("good.flac", "good.mp3"):
+        soundfile.write(folder / name, noise, 16000)
+    flac, mp3 = ((folder / name).read_bytes() for name in ("good.flac", "good.mp3"))
+    half = len(flac) // 2
+    (folder / "cut.flac").write_bytes(flac[:half])
+    (folder / "hole.flac").write_bytes(flac[:half] + bytes(200) + flac[half + 200 :])
+    (folder / "cut.mp3").write_bytes(mp3[: len(mp3) // 2])
 
 
 @pytest.fixture
@@ -54,13 +72,31 @@ def test_audio_that_cannot_be_used(data, tmp_path, capsys):
     tone(tmp_path / "slow.wav", 1.0, fs=8000)
     tone(tmp_path / "stereo.wav", 1.0, channels=2)
     tone(tmp_path / "empty.wav", 0.0)
-    (tmp_path / "noise.wav").write_bytes(b"not audio at all")
+    for name in ("noise.wav", "raw.raw", "prompt.G722", "talk.m4a"):
+        (tmp_path / name).write_bytes(b"not audio at all")
+    damage(tmp_path)
+    soundfile.write(tmp_path / "zeros.flac", np.zeros(16000), 16000)
+    soundfile.write(tmp_path / "same.wav", np.full(16000, 0.25), 16000)
+    tone(tmp_path / "nan.wav", 1.0, value=np.nan)
     for name, kind, says in (
         ("gone.wav", "missing-audio", "audio file is missing"),
         ("slow.wav", "rate", "sample rate is 8000 Hz, must be 16000"),
         ("stereo.wav", "channels", "has 2 channels"),
         ("empty.wav", "no-samples", "audio has no samples"),
-        ("noise.wav", "unreadable-audio", "cannot read audio"),
+        ("noise.wav", "unreadable-audio", f"{tmp_path}/noise.wav: unreadable audio"),
+        ("raw.raw", "unreadable-audio", f"{tmp_path}/raw.raw: unreadable audio"),
+        ("prompt.G722", "format", "training does not read .G722, only decoding does (--any_format true)"),
+        ("talk.m4a", "format", "training does not read .m4a"),
+        (
+            "cut.flac",
+            "damaged-audio",
+            f"{tmp_path}/cut.flac: unreadable audio (Error : flac decoder lost sync.), though",
+        ),
+        ("hole.flac", "damaged-audio", f"{tmp_path}/hole.flac: unreadable audio (Error : flac decoder lost sync.), "),
+        ("cut.mp3", "damaged-audio", "its head says 80000 samples, "),
+        ("zeros.flac", "silent", "audio is silent"),
+        ("same.wav", "silent", "audio is silent"),
+        ("nan.wav", "not-finite", "audio holds samples that are no numbers"),
         ("1.wav gain -1 |", "pipe", "Kaldi pipes are not supported"),
     ):
         rows = (data / "wav.scp").read_text().splitlines()
@@ -70,6 +106,59 @@ def test_audio_that_cannot_be_used(data, tmp_path, capsys):
         assert code == 1
         assert lines[0].startswith(f"{data}/wav.scp:1: eva-1-asr: {says}"), lines
         assert lines[1:] == [f"{data}: 1 problem(s): 1 {kind}"]
+
+
+def point_to(data: Path, wav: Path, num_samples: int) -> None:
+    """Let the first utterance be this file."""
+    for name, value in (("wav.scp", wav), ("utt2num_samples", num_samples)):
+        rows = (data / name).read_text().splitlines()
+        (data / name).write_text("\n".join([f"eva-1-asr {value}", *rows[1:]]) + "\n")
+
+
+@pytest.mark.parametrize("name", ["cut.flac", "hole.flac", "cut.mp3"])
+def test_damage_is_found_by_decoding_alone(data, tmp_path, capsys, name):
+    damage(tmp_path)
+    point_to(data, tmp_path / name, 80000)
+    assert lines_of(capsys, str(data), "--decode", "false") == (0, [f"{data}: no problems"])
+    code, lines = lines_of(capsys, str(data))
+    assert code == 1 and lines[-1].endswith("1 problem(s): 1 damaged-audio")
+    for threads in (1, 3):  # what is found does not depend on the threads
+        assert [str(p) for p in check_data_dir(data, nj=threads)] == lines[:-1]
+
+
+def test_every_file_is_decoded_once(data, monkeypatch):
+    decoded = []
+    decode = probe.decode_audio
+    monkeypatch.setattr(probe, "decode_audio", lambda wav: decoded.append(Path(wav).name) or decode(wav))
+    assert check_data_dir(data, nj=2) == []
+    assert sorted(decoded) == ["1.wav", "2.wav"]
+
+
+def test_what_is_only_decoded_may_be_of_any_format(data, tmp_path, capsys):
+    """The samples are counted at the model's rate."""
+    tone(tmp_path / "slow.wav", 1.0, fs=8000, channels=2)
+    tone(tmp_path / "odd.flac", 1.0, fs=44100)
+    (tmp_path / "prompt.G722").write_bytes(bytes(range(250)) * 32)
+    for name in ("slow.wav", "odd.flac", "prompt.G722"):
+        point_to(data, tmp_path / name, 16000)
+        assert lines_of(capsys, str(data), "--any_format", "true") == (0, [f"{data}: no problems"]), name
+        assert lines_of(capsys, str(data))[0] == 1
+    point_to(data, tmp_path / "slow.wav", 8000)
+    code, lines = lines_of(capsys, str(data), "--any_format", "true")
+    assert code == 1
+    assert lines[0].startswith(f"{data}/utt2num_samples:1: eva-1-asr: says 8000 samples, the audio has 16000")
+
+
+@pytest.mark.skipif(ffmpeg.find_program() is None, reason="no program ffmpeg")
+def test_m4a_may_be_decoded(data, tmp_path, capsys):
+    program = ffmpeg.find_program()
+    subprocess.run([program, "-v", "error", "-i", tmp_path / "2.wav", "-ar", "44100", tmp_path / "2.m4a"], check=True)
+    point_to(data, tmp_path / "2.m4a", 32000)
+    assert lines_of(capsys, str(data), "--any_format", "true") == (0, [f"{data}: no problems"])
+    point_to(data, tmp_path / "2.m4a", 35000)
+    assert lines_of(capsys, str(data), "--any_format", "true")[1][-1].endswith("1 problem(s): 1 samples")
+    (tmp_path / "2.m4a").write_bytes((tmp_path / "2.m4a").read_bytes()[:-500])
+    assert lines_of(capsys, str(data), "--any_format", "true")[1][-1].endswith("1 problem(s): 1 unreadable-audio")
 
 
 def test_empty_path_is_one_problem(data, capsys):
@@ -107,6 +196,20 @@ def test_text_against_audio(data, capsys):
     code, lines = lines_of(capsys, str(data), "--min_chars_per_second", "4.2")
     assert code == 1 and len(lines) == 2
     assert lines[0].startswith(f"{data}/text:3: eva-2-st_eng: 8 characters for 2.00 s of audio")
+
+
+def test_transcript_against_audio(data, capsys):
+    """text.ctc of a translation, 9 characters in 2 s, where its text would do; of recognition once, with the text."""
+    code, lines = lines_of(capsys, str(data), "--max_chars_per_second", "4.2")
+    assert code == 1 and len(lines) == 4
+    assert lines[2].startswith(f"{data}/text.ctc:3: eva-2-st_eng: 9 characters for 2.00 s of audio")
+    assert lines[3].endswith("3 problem(s): 3 too-much-text")
+    edit(data / "text.ctc", "eva-2-st_eng guten tag", "eva-2-st_eng ah")
+    code, lines = lines_of(capsys, str(data), "--min_chars_per_second", "1.5")
+    assert code == 1 and len(lines) == 2
+    assert lines[0].startswith(f"{data}/text.ctc:3: eva-2-st_eng: 2 characters for 2.00 s of audio")
+    edit(data / "text.ctc", "eva-2-st_eng ah", "eva-2-st_eng <na>")
+    assert check_data_dir(data, limits=Limits(min_chars_per_second=3.0)) == []
 
 
 def test_token_list(data, tmp_path, capsys):
@@ -152,7 +255,7 @@ def test_no_directory(tmp_path, capsys):
 def test_filter_keeps_good_utterances(data, tmp_path, utts, capsys):
     edit(data / "wav.scp", "2.wav", "3.wav")
     out = tmp_path / "out"
-    cmd = ["--in_dir", str(data), "--out_dir", str(out)]
+    cmd = ["--in_dir", str(data), "--out_dir", str(out), "--max_dropped", "0.4"]
     assert filter_data.main(cmd) == 0
     assert read_data_dir(out) == [utts[0], utts[2]]
     log = json.loads((out / LOG_FILE).read_text())
@@ -161,7 +264,7 @@ def test_filter_keeps_good_utterances(data, tmp_path, utts, capsys):
 
 
 def test_filter_drops_by_length_and_reason(data, tmp_path, utts):
-    result = filter_data_dir(data, tmp_path / "out", Limits(min_seconds=1.5, max_text_chars=8))
+    result = filter_data_dir(data, tmp_path / "out", Limits(min_seconds=1.5, max_text_chars=8), max_dropped=1)
     assert read_data_dir(tmp_path / "out") == [utts[2]]
     kinds = {utt: [kind for kind, _ in why] for utt, why in result.dropped.items()}
     assert kinds == {"eva-1-asr": ["short", "long-text"], "eva-2-asr": ["long-text"]}
@@ -173,7 +276,7 @@ def test_filter_repairs_order_and_drops_duplicates(data, tmp_path, utts):
         rows = (data / name).read_text(encoding="utf-8").splitlines()
         (data / name).write_text("\n".join(reversed(rows)) + "\n", encoding="utf-8")
     edit(data / "utt2lang", "eva-2-asr deu", "eva-1-asr deu\neva-2-asr deu")
-    result = filter_data_dir(data, tmp_path / "out")
+    result = filter_data_dir(data, tmp_path / "out", max_dropped=1)
     assert read_data_dir(tmp_path / "out") == utts[1:]
     assert result.counts == {"duplicate": 1}
 
@@ -185,11 +288,39 @@ def test_filter_again_does_nothing_until_something_changes(data, tmp_path):
     again = filter_data_dir(data, out)
     assert again.done_before and again.kept == 3
     assert (out / "text").stat().st_mtime_ns == before
-    assert not filter_data_dir(data, out, Limits(max_text_chars=8)).done_before
+    assert not filter_data_dir(data, out, Limits(max_text_chars=8), max_dropped=1).done_before
     edit(data / "text", "Good day", "Hello")
-    assert not filter_data_dir(data, out, Limits(max_text_chars=8)).done_before
+    assert not filter_data_dir(data, out, Limits(max_text_chars=8), max_dropped=1).done_before
+    assert filter_data_dir(data, out, Limits(max_text_chars=8), max_dropped=1).done_before
+    with pytest.raises(DataDirError, match="2 of 3 utterances would be dropped"):  # done before, and too much dropped
+        filter_data_dir(data, out, Limits(max_text_chars=8))
+    assert not filter_data_dir(data, out, Limits(max_text_chars=8), max_dropped=1, decode=False).done_before
     (out / "utt2lang").unlink()
-    assert not filter_data_dir(data, out, Limits(max_text_chars=8)).done_before
+    assert not filter_data_dir(data, out, Limits(max_text_chars=8), max_dropped=1).done_before
+
+
+@pytest.mark.parametrize("name", ["cut.flac", "hole.flac"])
+def test_filter_drops_damaged_audio(data, tmp_path, utts, name):
+    damage(tmp_path)
+    point_to(data, tmp_path / name, 80000)
+    result = filter_data_dir(data, tmp_path / "out", max_dropped=0.5, nj=2)
+    assert result.counts == {"damaged-audio": 1} and read_data_dir(tmp_path / "out") == utts[1:]
+
+
+def test_filter_refuses_to_drop_too_much(data, tmp_path, capsys):
+    """One of three is more than the default share, and than a third less a little; nothing is written."""
+    edit(data / "wav.scp", "2.wav", "3.wav")
+    out = tmp_path / "out"
+    cmd = ["--in_dir", str(data), "--out_dir", str(out)]
+    for share in ([], ["--max_dropped", "0.33"], ["--max_dropped", "0"]):
+        assert filter_data.main([*cmd, *share]) == 1
+        said = capsys.readouterr().err
+        assert "train: 1 of 3 utterances would be dropped (1 missing-audio), more than" in said
+        assert "(--max_dropped), the first being eva-2-asr: audio file is missing" in said
+        assert not out.exists()
+    assert filter_data.main([*cmd, "--max_dropped", "1.5"]) == 1
+    assert "max_dropped must be in [0, 1], got 1.5 (--max_dropped)" in capsys.readouterr().err
+    assert filter_data.main([*cmd, "--max_dropped", "0.34"]) == 0
 
 
 def test_filter_errors(data, tmp_path, capsys):

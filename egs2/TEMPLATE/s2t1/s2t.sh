@@ -29,7 +29,8 @@ test_sets=           # one or more
 langs=               # ISO 639-3 codes of the spoken languages, such as "deu fra ita"
 tasks=               # such as "asr st_eng"
 local_data_opts=     # options of local/data.sh
-filter_args=         # limits of lengths, for filtering and checking
+filter_args=         # limits of lengths, for filtering and checking; "--decode false" looks at heads of audio files only
+max_dropped=         # share of a set that filtering may drop (default: of bin.filter_data)
 nbpe=1000
 token_args=          # options of bin.tokenize, such as "--time_resolution 30.0" for no time symbols between
 token_dir=           # existing bpe.model and tokens.txt (of a public model), in place of stage 3
@@ -102,11 +103,14 @@ trap 'kill -TERM 0' INT # background decoders do not see Ctrl-C
 
 in_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && [[ " ${skip_stages} " != *" $1 "* ]]; }
 
-# check SET TOKEN_LIST: the first problems of a data directory are shown, all of them are in the log.
+# check SET TOKEN_LIST OPTIONS…: all problems of a data directory are in the log, the last are shown. Training wants audio
+# at the model's rate; what is only decoded may be of any format.
 check() {
+    local any_format=true
+    [[ " ${train_set} ${valid_set} " != *" $1 "* ]] || any_format=false
     # shellcheck disable=SC2086
-    run "${dumpdir}/log/check_$1.log" 1,5p ${python} -m espnet_gated.bin.check_data "${raw}/$1" \
-        ${2:+--token_list "$2"} ${filter_args}
+    run "${dumpdir}/log/check_$1.log" '/: (no problems|[0-9]+ problem)/p' ${python} -m espnet_gated.bin.check_data "${raw}/$1" \
+        ${2:+--token_list "$2"} --any_format "${any_format}" --nj "${nj}" ${filter_args} "${@:3}"
 }
 
 # train PROCESSES DIR CONFIG INIT_PARAM ARGS: one training with ESPnet's trainer, resumed where it stopped.
@@ -148,15 +152,18 @@ if in_stage 2; then
     log "Stage 2: filter (training and validation) and check (all sets)"
     for dset in "${train_set}" "${valid_set}" ${test_sets}; do
         if begin "${raw}/${dset}" filter "${datadir}/${dset}"/{wav.scp,text,text.ctc,text.prev,utt2num_samples} \
-            "${filter_args}"; then
+            "${filter_args}" ${max_dropped:+"${max_dropped}"}; then
+            heads=() # all audio is decoded once
             # shellcheck disable=SC2086
             if [[ " ${train_set} ${valid_set} " = *" ${dset} "* ]]; then
                 run "${dumpdir}/log/filter_${dset}.log" p ${python} -m espnet_gated.bin.filter_data \
-                    --in_dir "${datadir}/${dset}" --out_dir "${raw}/${dset}" ${filter_args}
+                    --in_dir "${datadir}/${dset}" --out_dir "${raw}/${dset}" \
+                    ${max_dropped:+--max_dropped "${max_dropped}"} --nj "${nj}" ${filter_args}
+                heads=(--decode false)
             else
                 cp "${datadir}/${dset}"/* "${raw}/${dset}"
             fi
-            check "${dset}" "${given_token_dir:+${token_dir}/tokens.txt}"
+            check "${dset}" "${given_token_dir:+${token_dir}/tokens.txt}" "${heads[@]}"
             finish
         fi
     done
@@ -168,7 +175,7 @@ if in_stage 3 && [ -z "${given_token_dir}" ]; then
         # shellcheck disable=SC2086
         run "${token_dir}/tokenize.log" p ${python} -m espnet_gated.bin.tokenize --text "${raw}/${train_set}"/{text,text.ctc} \
             --output_dir "${token_dir}" --nbpe "${nbpe}" --langs ${langs} --tasks ${tasks} ${token_args}
-        for dset in "${train_set}" "${valid_set}" ${test_sets}; do check "${dset}" "${token_dir}/tokens.txt"; done
+        for dset in "${train_set}" "${valid_set}" ${test_sets}; do check "${dset}" "${token_dir}/tokens.txt" --decode false; done
         finish
     fi
 fi
