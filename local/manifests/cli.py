@@ -60,6 +60,10 @@ def run(prepare: Callable[..., dict[str, Any]], langs: Sequence[str], arguments:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         summary = prepare(**vars(args))
+    except ImportError as error:  # lhotse imports what a recipe alone needs, such as datasets, when it is needed
+        package = f": pip install {error.name}" if error.name else ""
+        print(f"{prepare.__name__}: a package is missing: {' '.join(str(error).split())}{package}", file=sys.stderr)
+        return 1
     except (ValueError, OSError, MissingDecoderError) as error:
         print(f"{prepare.__name__}: {error}", file=sys.stderr)
         return 1

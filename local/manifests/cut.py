@@ -13,14 +13,14 @@ import soundfile
 from lhotse import Recording, SupervisionSegment
 from tqdm import tqdm
 
-from espnet_gated.data.audio import AudioError, Samples, read_spans
+from espnet_gated.data.audio import AudioError, AudioRange, Samples, decode_audio, read_spans, sample_range
 from local.manifests.segments import Manifests
 
 FS = 16000
 FORMATS = ("flac", "wav")
 SLACK = 0.01  # seconds within which a segment is its whole recording
 SHORTEST_SHARE = 0.9  # of a segment that must lie within its recording, or the text is not all there
-UNREADABLE, OUTSIDE = "unreadable audio", "outside its recording"
+UNREADABLE, OUTSIDE, SILENT = "unreadable audio", "outside its recording", "silent audio"
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ def cut_segments(
 ) -> tuple[dict[str, Clip], dict[str, str]]:
     """Write one file for each segment, at ``FS`` Hz with one channel.
 
-    A file that is there is kept (its name holds its seconds), and each is written under another name first, so that a
-    run that was cut short goes on where it stopped. A recording that is one segment and such a file already is used as
-    it is.
+    A file that is there is kept if it is whole: its name holds its seconds, and all of it is decoded to see. Each is
+    written under another name first, so that a run that was cut short goes on where it stopped. A recording that is one
+    segment and such a file already is used as it is.
 
     Args:
         manifests: lhotse's recordings and supervisions.
@@ -89,11 +89,19 @@ def _cut(
     source = Path(recording.sources[0].source)
     missing = []
     for segment in segments:
-        path = source if _is_whole(recording, segment) else _path(audio_dir, segment, audio_format)
-        if path.is_file():
-            yield segment.id, Clip(path.resolve(), int(soundfile.info(path).frames))
+        whole = _is_whole(recording, segment)
+        path = source if whole else _path(audio_dir, segment, audio_format)
+        seconds = recording.duration if whole else min(segment.end, recording.duration) - segment.start
+        try:
+            found = _decoded(path, seconds)
+        except AudioError as error:
+            if whole:
+                tqdm.write(f"left out: {error}")
+                yield segment.id, UNREADABLE
+            else:
+                missing.append((segment, path))
         else:
-            missing.append((segment, path))
+            yield segment.id, _clip(path, found)
     spans = [(segment.start, segment.end) for segment, _ in missing]
     left = [segment.id for segment, _ in missing]
     try:
@@ -103,10 +111,22 @@ def _cut(
                 yield segment.id, OUTSIDE
             else:
                 _write(path, samples, audio_format)
-                yield segment.id, Clip(path.resolve(), len(samples))
+                yield segment.id, _clip(path, sample_range(samples))
     except AudioError as error:
         tqdm.write(f"left out: {error}")
         yield from ((segment_id, UNREADABLE) for segment_id in left)
+
+
+def _decoded(path: Path, seconds: float) -> AudioRange:
+    """What a file holds; AudioError where there is none, or it is damaged, or not of this length."""
+    found = decode_audio(path)
+    if abs(found.frames - seconds * FS) > SLACK * FS:
+        raise AudioError(f"{path}: holds {found.frames} samples, not {seconds:.3f} s")
+    return found
+
+
+def _clip(path: Path, samples: AudioRange) -> Clip | str:
+    return SILENT if samples.is_silent else Clip(path.resolve(), samples.frames)
 
 
 def _is_whole(recording: Recording, segment: SupervisionSegment) -> bool:

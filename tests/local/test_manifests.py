@@ -77,6 +77,38 @@ def test_segments_beyond_their_recording_have_no_clip(talk, tmp_path):
         assert (info.samplerate, info.channels, info.frames) == (16000, 1, clip.num_samples)
 
 
+def test_clips_that_are_not_whole_are_cut_again(talk, tmp_path):
+    """What an earlier run left: a FLAC cut in half, one that is too short, and a good one, which is not touched."""
+    found = manifests(*(segment(f"s{n}", 0.5 * n, 0.5) for n in range(3)), recordings=[talk])
+    clips, _ = cut_segments(found, tmp_path / "audio")
+    paths = [clip.path for clip in clips.values()]
+    before = [path.read_bytes() for path in paths]
+    times = [path.stat().st_mtime_ns for path in paths]
+    paths[0].write_bytes(before[0][: len(before[0]) // 2])
+    soundfile.write(paths[1], np.full(7000, 0.1), 16000)
+    again, dropped = cut_segments(found, tmp_path / "audio")
+    assert again == clips and dropped == {}
+    assert [path.read_bytes() for path in paths] == before
+    assert paths[2].stat().st_mtime_ns == times[2]
+
+
+def test_damaged_recordings_used_as_they_are_and_silent_ones_are_left_out(tmp_path, capsys):
+    recordings = []
+    for name, level in (("good", 0.3), ("cut", 0.3), ("mute", 0.0)):
+        samples = np.random.default_rng(0).uniform(-level, level, 32000)
+        soundfile.write(tmp_path / f"{name}.flac", samples, 16000)
+        recordings.append(Recording.from_file(tmp_path / f"{name}.flac"))
+    content = (tmp_path / "cut.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
+    whole = [segment(name, 0.0, 2.0, recording=name) for name in ("good", "cut", "mute")]
+    part = segment("part", 0.5, 1.0, recording="mute")
+    found = manifests(*whole, part, recordings=recordings)
+    clips, dropped = cut_segments(found, tmp_path / "audio")
+    assert {name: clip.path for name, clip in clips.items()} == {"good": tmp_path / "good.flac"}
+    assert dropped == {"cut": "unreadable audio", "mute": "silent audio", "part": "silent audio"}
+    assert f"left out: {tmp_path / 'cut.flac'}: unreadable audio" in capsys.readouterr().out
+
+
 def test_unreadable_recordings_are_named_and_left_out(talk, tmp_path, capsys):
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF")
@@ -156,6 +188,14 @@ def test_a_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):
     places = [f"--{name}={tmp_path / name}" for name in ("corpus_dir", "data_dir", "audio_dir")]
     assert cli.run(prepare_must_c.prepare_must_c, ["eng"], places) == 1
     assert capsys.readouterr().err == f"prepare_must_c: {tmp_path / 'corpus_dir'}: no such directory (--corpus_dir)\n"
+
+
+def test_a_package_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prepare_fleurs.fleurs, "is_module_available", lambda name: name != "datasets")
+    places = [f"--{name}={tmp_path / name}" for name in ("corpus_dir", "data_dir", "audio_dir")]
+    assert cli.run(prepare_fleurs.prepare_fleurs, ["deu"], [*places, "--download", "--langs", "deu"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prepare_fleurs: ")]
+    assert "a package is missing" in line and "pip install datasets" in line
 
 
 def test_a_miniature_is_written_once_and_overwrites_nothing_else(tmp_path):
