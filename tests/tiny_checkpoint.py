@@ -51,6 +51,7 @@ def make_checkpoint(
     encoder_conf: dict | None = None,
     special: SpecialTokens = SPECIAL,
     gating: tuple[dict, dict] = ({}, {}),
+    fs: int = FS,
 ) -> Checkpoint:
     """Write a checkpoint; a gated and a dense one of the same seed share their weights.
 
@@ -64,7 +65,7 @@ def make_checkpoint(
         "token_type": "bpe",
         "bpemodel": str(files.bpemodel),
         "frontend": "default",
-        "frontend_conf": {"fs": FS, "n_fft": 128, "win_length": 128, "hop_length": 80, "n_mels": 20},
+        "frontend_conf": {"fs": fs, "n_fft": 128, "win_length": 128, "hop_length": 80, "n_mels": 20},
         "specaug": None,
         "normalize": "utterance_mvn",
         "encoder": "gated_e_branchformer" if gated else "e_branchformer",
@@ -74,7 +75,7 @@ def make_checkpoint(
         "model": "gated" if gated else "espnet",
         "model_conf": {"ctc_weight": 0.3, "report_cer": False, "report_wer": False},
         "preprocessor_conf": {
-            "fs": FS,
+            "fs": fs,
             "speech_length": SECONDS,
             "speech_resolution": 0.02,
             "notime_symbol": "<notimestamps>",
