@@ -45,7 +45,8 @@ lint: $(STAMP)
 venv: $(STAMP)
 
 # The stamp comes last: an install that was cut short is done again. pip brings only uv (recent
-# pips refuse a dependency of espnet), and uv brings the exact versions of the lock.
+# pips refuse a dependency of espnet), and uv brings the exact versions of the lock. Where PYTHONDONTWRITEBYTECODE is set,
+# packages that are not compiled here are compiled anew by every process, which takes half of an import of ESPnet.
 $(STAMP): requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 		echo "Python >= 3.10 is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true);" \
@@ -54,7 +55,8 @@ $(STAMP): requirements.lock setup.py
 		echo "Making $(VENV)"; \
 		$(PYTHON) -m venv --clear $(VENV); \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --build-constraints requirements.lock -r requirements.lock
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --compile-bytecode --build-constraints requirements.lock \
+		-r requirements.lock
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -5,9 +5,11 @@ is imported, so this
 import stays light).
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from espnet_gated.registry import register, register_when_imported
+from espnet_gated.type_checks import TYPE_CHECKS_VARIABLE, leave_out_type_checks
 
 if TYPE_CHECKING:
     from espnet_gated.inference.speech2text import Speech2Text
@@ -16,6 +18,8 @@ __version__ = "0.1.0"
 __all__ = ["Speech2Text", "__version__", "register"]
 
 register_when_imported()
+if os.environ.get(TYPE_CHECKS_VARIABLE) == "false":
+    leave_out_type_checks()
 
 
 def __getattr__(name: str) -> Any:

@@ -47,7 +47,7 @@ decode() {
         out="${dir}/log/output.${job}"
         [ "${inference_nj}" -gt 1 ] || out=${dir}
         # shellcheck disable=SC2086
-        OMP_NUM_THREADS=${threads} run "${dir}/log/decode.${job}.log" "" \
+        ESPNET_GATED_TYPE_CHECKS=${ESPNET_GATED_TYPE_CHECKS:-false} OMP_NUM_THREADS=${threads} run "${dir}/log/decode.${job}.log" "" \
             ${python} -m espnet_gated.bin.s2t_inference --config "${inference_config}" --data_dir "${data}" \
             --key_file "${dir}/log/keys.${job}" --s2t_train_config "${exp}/config.yaml" \
             --s2t_model_file "${exp}/${inference_s2t_model}" --output_dir "${out}" --seed "${seed}" \
