@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ LAYERS = (".encoders.", ".decoders.")
 _NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # Jordan's quintic: steep at 0, and never far from 1 at 1
 _NEWTON_SCHULZ_STEPS = 5
 _EPSILON = 1e-7
+_LARGEST_STACK = 2**22  # elements: what is larger gains nothing from company, and takes memory
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -24,28 +25,46 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and name.endswith(".weight") and any(layers in f".{name}" for layers in LAYERS)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """The nearest matrix whose singular values are all about one (0.7 to 1.2), by five Newton-Schulz steps.
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """The nearest matrices whose singular values are all about one (0.7 to 1.2), by five Newton-Schulz steps.
 
-    ``torch.optim.Muon`` computes these in bfloat16, which many CPUs are slow at in small products: it took a third
-    of a training step (docs/experiments.md). On a CPU the products are therefore float32 ones, of the precision that
-    ``torch.set_float32_matmul_precision`` says.
+    ``torch.optim.Muon`` computes these in bfloat16, one matrix at a time, which takes up to a third of a training step
+    on a CPU (docs/experiments.md). Here a CPU uses bfloat16 only where products may be of that precision
+    (``torch.set_float32_matmul_precision("medium")``).
 
     Args:
-        matrix: (rows, columns), not all zero.
+        matrices: (..., rows, columns), none of them all zero.
 
     Returns:
-        (rows, columns), float32 on a CPU, bfloat16 elsewhere.
+        (..., rows, columns), float32 or bfloat16.
     """
-    x = matrix.float() if matrix.device.type == "cpu" else matrix.bfloat16()
-    tall = x.size(0) > x.size(1)
-    x = x.T if tall else x
-    x = x / x.norm().clamp(min=_EPSILON)
+    in_float32 = matrices.device.type == "cpu" and torch.get_float32_matmul_precision() != "medium"
+    x = matrices.float() if in_float32 else matrices.bfloat16()
+    tall = x.size(-2) > x.size(-1)
+    x = (x.mT if tall else x).reshape(-1, min(x.shape[-2:]), max(x.shape[-2:]))
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPSILON)
     a, b, c = _NEWTON_SCHULZ
     for _ in range(_NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.reshape(*matrices.shape[:-2], *x.shape[-2:])
+    return x.mT if tall else x
+
+
+def orthogonalize_all(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """:func:`orthogonalize` for matrices of any shapes; small ones of one shape, lying or standing, as one stack."""
+    lying = [m.T if m.size(0) > m.size(1) else m for m in matrices]
+    alike: dict[torch.Size, list[int]] = {}
+    for number, matrix in enumerate(lying):
+        alike.setdefault(matrix.shape, []).append(number)
+    results = list(matrices)
+    for shape, numbers in alike.items():
+        most = max(1, _LARGEST_STACK // shape.numel())
+        for start in range(0, len(numbers), most):
+            together = numbers[start : start + most]
+            for number, x in zip(together, orthogonalize(torch.stack([lying[n] for n in together])), strict=True):
+                results[number] = x.T if matrices[number].size(0) > matrices[number].size(1) else x
+    return results
 
 
 class Muon(torch.optim.Optimizer):
@@ -68,15 +87,16 @@ class Muon(torch.optim.Optimizer):
         """Update all matrices that have a gradient."""
         for group in self.param_groups:
             lr, momentum = float(group["lr"]), group["momentum"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            params = [p for p in group["params"] if p.grad is not None]
+            updates = []
+            for p in params:
                 state = self.state.setdefault(p, {})
                 average = state.setdefault("momentum_buffer", torch.zeros_like(p.grad))
                 average.lerp_(p.grad, 1 - momentum)
-                update = orthogonalize(p.grad.lerp(average, momentum)).to(p)
+                updates.append(p.grad.lerp(average, momentum))
+            for p, update in zip(params, orthogonalize_all(updates), strict=True):
                 p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update, alpha=-lr * 0.2 * max(p.shape) ** 0.5)
+                p.add_(update.to(p), alpha=-lr * 0.2 * max(p.shape) ** 0.5)
 
 
 class MuonAdam(torch.optim.Optimizer):

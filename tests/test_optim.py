@@ -9,7 +9,8 @@ from espnet2.tasks.s2t import S2TTask
 from tiny import models, training_batch
 from torch.optim import _muon as muon_of_torch
 
-from espnet_gated.optim import MuonAdam, is_hidden_matrix, orthogonalize
+from espnet_gated import optim
+from espnet_gated.optim import MuonAdam, is_hidden_matrix, orthogonalize, orthogonalize_all
 from espnet_gated.registry import register
 
 
@@ -78,6 +79,27 @@ def test_orthogonalize(shape):
     torch.testing.assert_close(turned, torch.diag(values), rtol=0, atol=1e-4)
     in_bfloat16 = muon_of_torch._zeropower_via_newtonschulz(matrix, (3.4445, -4.775, 2.0315), 5, 1e-7)
     assert float((in_bfloat16.float() - result).norm() / result.norm()) < 0.03
+
+
+def test_matrices_in_company_are_as_alone(monkeypatch):
+    """Lying and standing matrices of one shape share a stack, up to a size; none gets another's result."""
+    monkeypatch.setattr(optim, "_LARGEST_STACK", 2 * 24 * 80)
+    torch.manual_seed(0)
+    matrices = [torch.randn(shape) for shape in [(24, 80), (48, 48), (80, 24), (24, 80), (48, 48), (200, 30)]]
+    results = orthogonalize_all(matrices)
+    for matrix, result in zip(matrices, results, strict=True):
+        torch.testing.assert_close(result, orthogonalize(matrix), rtol=1e-4, atol=1e-5)
+    assert orthogonalize_all([]) == []
+
+
+def test_bfloat16_where_products_may_be(monkeypatch):
+    matrix = torch.randn(3, 24, 80, generator=torch.Generator().manual_seed(0))
+    exact = orthogonalize(matrix)
+    assert exact.dtype == torch.float32
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    rounded = orthogonalize(matrix)
+    assert rounded.dtype == torch.bfloat16
+    assert float((rounded - exact).norm() / exact.norm()) < 0.03
 
 
 def test_updates_are_torch_s_own(monkeypatch):
