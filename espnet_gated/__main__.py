@@ -8,50 +8,13 @@ to ESPnet's recipes.
 
 from __future__ import annotations
 
-import os
 import runpy
 import sys
-import time
 
 import espnet_gated  # noqa: F401  (registers the names)
+from espnet_gated.precision import set_precision
 
 USAGE = "usage: python -m espnet_gated [-u] (-m MODULE | -c CODE | SCRIPT) [ARGUMENTS]"
-
-
-PRECISION_VARIABLE = "ESPNET_GATED_MATMUL_PRECISION"
-"""Environment variable: precision of float32 products (highest, high, medium; auto: medium, which is bfloat16 inside,
-where this processor is faster at it, else highest). ESPnet has no option for it."""
-
-
-def _set_precision() -> None:
-    precision = os.environ.get(PRECISION_VARIABLE)
-    if not precision:
-        return
-    import torch
-
-    try:
-        torch.set_float32_matmul_precision(_faster_precision() if precision == "auto" else precision)
-    except RuntimeError:
-        raise SystemExit(f"{PRECISION_VARIABLE} must be highest, high, medium or auto, got {precision!r}") from None
-
-
-def _faster_precision(width: int = 256, tries: int = 20) -> str:
-    """``medium`` if a product of two square matrices of ``width`` is a tenth faster that way, on one thread; or else
-    ``highest``."""
-    import torch
-
-    x, threads, best = torch.ones(width, width), torch.get_num_threads(), {}
-    torch.set_num_threads(1)
-    for precision in ("highest", "medium"):
-        torch.set_float32_matmul_precision(precision)
-        times = []
-        for _ in range(tries):
-            start = time.perf_counter()
-            torch.mm(x, x)
-            times.append(time.perf_counter() - start)
-        best[precision] = min(times)
-    torch.set_num_threads(threads)
-    return "medium" if best["medium"] < 0.9 * best["highest"] else "highest"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         SystemExit: with 2 where there is nothing to run.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    _set_precision()
+    set_precision()
     while args and args[0] in (
         "-u",
         "-B",
