@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -63,7 +64,7 @@ class GatedModelMixin(AbsESPnetModel):
         default_context: Mapping[str, str] | None = None,
         context_dropout: float = 0.1,
         distill_weight: float = 0.0,
-        joint_targets: Sequence[Sequence[float]] = (),
+        joint_targets: Sequence[Sequence[Any]] = (),
         targets_per: str = "utterance",
     ) -> None:
         """Connect the gate predictors of a ready-built model.
@@ -80,6 +81,8 @@ class GatedModelMixin(AbsESPnetModel):
                 with every gate open teach the gated one. Costs one more forward pass.
             joint_targets: ``[encoder, decoder, share]`` each: share of the training utterances that are asked for
                 this sparsity in encoders and decoders together. The others draw each stack's target by itself.
+                Where ``decoder`` is a list, the batch passes the encoder once and the decoder once for each of them,
+                and their losses are averaged (S2T and ASR; with ``targets_per: batch``).
             targets_per: ``utterance`` or ``batch``: what a target is drawn for. Where all utterances of a batch have
                 one target, most of the modules that their final masks (``gating.freeze_steps``) close are closed for
                 all of them, and are not computed.
@@ -88,6 +91,13 @@ class GatedModelMixin(AbsESPnetModel):
             raise ValueError(f"targets_per must be {' or '.join(TARGETS_PER)}, got {targets_per!r}")
         self.targets_per = targets_per
         self.joint_targets = parse_joint_targets(joint_targets)
+        if any(len(target.decoders) > 1 for target in self.joint_targets):
+            if targets_per != "batch":
+                raise ValueError("joint_targets with a list of decoder sparsities need targets_per: batch")
+            if not hasattr(super(), "_calc_att_loss"):
+                raise ValueError(f"joint_targets with a list of decoder sparsities: not for {type(self).__name__}")
+        self._further_decoders: tuple[float, ...] = ()
+        self._further_gates: list[tuple[Gates, Tensor]] = []
         if not 0.0 <= context_dropout <= 1.0:
             raise ValueError(f"context_dropout must be in [0, 1], got {context_dropout}")
         self.sparsity_weight = sparsity_weight
@@ -157,11 +167,12 @@ class GatedModelMixin(AbsESPnetModel):
         context = context_of_batch(self.context_fields, batch)
         sparsity = {}
         point = self._per_target(self._draw_points, text) if self.training and self.joint_targets else None
+        self._further_decoders = () if point is None else self._decoders_beside(point)
         for name, predictor in self.gate_predictors().items():
             if self.training or predictor.policy == InferencePolicy():
                 sparsity[name] = self._per_target(predictor.draw_targets, text)
             if point is not None:
-                joint = sparsity[name].new_tensor([*(p[name.endswith("decoder")] for p in self.joint_targets), 0.0])
+                joint = sparsity[name].new_tensor([*(target.of(name) for target in self.joint_targets), 0.0])
                 sparsity[name] = torch.where(
                     point < len(self.joint_targets), predictor.ramp(joint[point]), sparsity[name]
                 )
@@ -175,9 +186,17 @@ class GatedModelMixin(AbsESPnetModel):
 
     def _draw_points(self, number: int, device: torch.device) -> Tensor:
         """Which of the joint targets is asked for, (number,); their number stands for none."""
-        shares = [share for *_, share in self.joint_targets]
+        shares = [target.share for target in self.joint_targets]
         shares.append(max(0.0, 1.0 - sum(shares)))
         return torch.multinomial(torch.tensor(shares), number, replacement=True).to(device)
+
+    def _decoders_beside(self, point: Tensor) -> tuple[float, ...]:
+        """Decoder sparsities of a batch's joint target, (B,), behind the first."""
+        if self.targets_per != "batch" or int(point[0]) == len(self.joint_targets):
+            return ()
+        if "decoder" not in self.gate_predictors():
+            return ()
+        return self.joint_targets[int(point[0])].decoders[1:]
 
     # -- training ---------------------------------------------------------------------------------
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -193,6 +212,7 @@ class GatedModelMixin(AbsESPnetModel):
                 batch.pop(name, None)
         teacher = self._dense_posteriors(batch) if self.training and self.distill_weight > 0 else None
         with self.gating(context), _captured(self) as student:
+            self._further_gates = []
             for predictor in self.gate_predictors().values():
                 predictor.last = None
             loss, stats, weight = super().forward(**batch)
@@ -234,6 +254,33 @@ class GatedModelMixin(AbsESPnetModel):
             loss = loss.to(frames) + ctc_weight * distillation_loss(*posteriors, mask)
         return loss
 
+    def _calc_att_loss(self, encoder_out: Tensor, *args: Any) -> tuple[Any, ...]:
+        """Attention loss, accuracy, CER and WER of a batch, over all decoder sparsities of its joint target."""
+        calculate: Callable[..., tuple[Any, ...]] = super()._calc_att_loss  # type: ignore[misc]
+        results = [calculate(encoder_out, *args)]
+        for sparsity in self._further_decoders:
+            with self._asking_decoder(sparsity):
+                results.append(calculate(encoder_out, *args))
+        return tuple(None if values[0] is None else sum(values) / len(values) for values in zip(*results, strict=True))
+
+    @contextmanager
+    def _asking_decoder(self, sparsity: float) -> Iterator[None]:
+        """Ask the decoder for another sparsity inside the ``with`` block, as if it were another batch's.
+
+        What it decides there is kept for the sparsity loss; its count of updates stays that of batches.
+        """
+        predictor = self.gate_predictors()["decoder"]
+        context, gates, updates = predictor.current or GatingContext(), predictor.last, predictor.num_updates.clone()
+        target = predictor.ramp(torch.full_like(context.sparsity["decoder"], sparsity))
+        predictor.current = replace(context, sparsity={**context.sparsity, "decoder": target})
+        try:
+            yield
+            if isinstance(predictor.last, Gates):
+                self._further_gates.append((predictor.last, target))
+        finally:
+            predictor.current, predictor.last = context, gates
+            predictor.num_updates.copy_(updates)
+
     def _sparsity(self, stats: dict[str, Tensor]) -> Tensor:
         penalty: Tensor = torch.zeros(())
         for name, predictor in self.gate_predictors().items():
@@ -241,15 +288,19 @@ class GatedModelMixin(AbsESPnetModel):
             if not isinstance(gates, Gates):
                 continue  # a stack that this batch did not need
             skipped = gates.skipped()
-            stats[f"sparsity_{name}"] = skipped.detach().mean()
-            target = predictor.asked(skipped)
-            stats[f"target_{name}"] = target.mean()
-            # The budget sampler meets its targets by construction; there the loss teaches the probabilities, so that
-            # thresholding them (the learned budget) gives the asked sparsity too.
-            taught = gates.expected_skipped() if predictor.samples_budgets and gates.soft else skipped
-            penalty = penalty.to(taught) + sparsity_loss(taught, target, self.sparsity_level)
+            decided = [(gates, predictor.asked(skipped)), *(self._further_gates if name == "decoder" else [])]
+            stats[f"sparsity_{name}"] = torch.cat([g.skipped().detach() for g, _ in decided]).mean()
+            stats[f"target_{name}"] = torch.cat([target for _, target in decided]).mean()
+            losses = [self._sparsity_of(predictor, *pair) for pair in decided]
+            penalty = penalty.to(losses[0]) + sum(losses) / len(losses)
         stats["loss_sparsity"] = penalty.detach()
         return penalty
+
+    def _sparsity_of(self, predictor: GatePredictor, gates: Gates, target: Tensor) -> Tensor:
+        # The budget sampler meets its targets by construction; there the loss teaches the probabilities, so that
+        # thresholding them (the learned budget) gives the asked sparsity too.
+        taught = gates.expected_skipped() if predictor.samples_budgets and gates.soft else gates.skipped()
+        return sparsity_loss(taught, target.to(taught), self.sparsity_level)
 
     def _weight(self) -> float:
         if self.sparsity_warmup <= 0:
@@ -290,23 +341,42 @@ def gating_options() -> list[str]:
     return [name for name in inspect.signature(GatedModelMixin.init_gating).parameters if name != "self"]
 
 
-def parse_joint_targets(points: Sequence[Sequence[float]]) -> list[tuple[float, float, float]]:
-    """Check ``[encoder, decoder, share]`` triples.
+@dataclass(frozen=True)
+class JointTarget:
+    """Sparsities that a share of the training utterances is asked for in all stacks together.
+
+    Attributes:
+        encoder: of the encoders.
+        decoders: of the decoders; more than one: each of them for the same batch.
+        share: of the utterances, or of the batches.
+    """
+
+    encoder: float
+    decoders: tuple[float, ...]
+    share: float
+
+    def of(self, stack: str) -> float:
+        """What a stack is asked for (first)."""
+        return self.decoders[0] if stack.endswith("decoder") else self.encoder
+
+
+def parse_joint_targets(points: Sequence[Sequence[Any]]) -> list[JointTarget]:
+    """Check ``[encoder, decoder, share]`` triples, whose ``decoder`` is a sparsity or a list of them.
 
     Raises:
         ValueError: for a triple of another length, a sparsity outside [0, 1) or shares that sum to more than one.
     """
+    targets = []
     for point in points:
-        if len(point) != 3:
+        if len(point) != 3 or point[1] == []:
             raise ValueError(f"joint_targets takes [encoder, decoder, share] each, got {list(point)}")
-        for value in point[:2]:
-            check_sparsity(value, "joint_targets")
-    shares = [float(point[2]) for point in points]
+        decoders = point[1] if isinstance(point[1], list | tuple) else [point[1]]
+        encoder, *checked = (check_sparsity(value, "joint_targets") for value in (point[0], *decoders))
+        targets.append(JointTarget(encoder, tuple(checked), float(point[2])))
+    shares = [target.share for target in targets]
     if any(share < 0 for share in shares) or sum(shares) > 1 + 1e-6:
         raise ValueError(f"the shares of joint_targets must be at least 0 and sum to at most 1, got {shares}")
-    return [
-        (float(encoder), float(decoder), share) for (encoder, decoder, _), share in zip(points, shares, strict=True)
-    ]
+    return targets
 
 
 def _context_of_environment() -> dict[str, str]:

@@ -59,7 +59,7 @@ def faster_in_bfloat16(width: int = 256, tries: int = 20) -> bool:
 
 
 def _mix_on_cpu() -> None:
-    """Let ESPnet's trainer run models under CPU autocast, and let '``autocast(False)``' in models (frontends) mean it too."""
+    """Let ESPnet's trainer run models under CPU autocast, and let models' ``autocast(False)`` (frontends) end it."""
     import torch
 
     of_cuda = torch.cuda.amp.autocast

@@ -8,6 +8,7 @@ from tiny import EOS, ID, NA, SOP, SOS, TOKENS, VOCAB, features, models, nudge, 
 
 from espnet_gated.gating.context import GatingContext
 from espnet_gated.gating.loss import sparsity_loss
+from espnet_gated.model import parse_joint_targets
 from espnet_gated.registry import register
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
@@ -183,6 +184,42 @@ def test_a_batch_of_one_target_leaves_closed_modules_out():
             assert all(gradients) if is_open else not any(gradients), (name, layer, module)
 
 
+def test_several_decoder_targets_for_one_pass_through_the_encoder():
+    """The loss of a batch with a list of decoder sparsities is the mean of those at each; the encoder runs once."""
+    gating = {"target_sparsity": [0.0, 0.7], "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
+    model = models(gating, joint_targets=[[0.3, [0.0, 0.5, 0.3], 1.0]], targets_per="batch")[1].train()
+    for predictor in model.gate_predictors().values():
+        predictor.num_updates += 1
+    calls = []
+    model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    together, stats, _ = model(**training_batch())
+    assert len(calls) == 1
+    assert float(stats["target_encoder"]) == pytest.approx(0.3)
+    assert float(stats["target_decoder"]) == pytest.approx(0.8 / 3)
+    each = []
+    for sparsity in (0.0, 0.5, 0.3):
+        model.joint_targets = parse_joint_targets([[0.3, sparsity, 1.0]])
+        each.append(model(**training_batch()))
+    assert len({round(float(loss), 4) for loss, _, _ in each}) == 3
+    torch.testing.assert_close(together, torch.stack([loss for loss, _, _ in each]).mean(0))
+    for name in ("loss_att", "acc", "loss_sparsity", "sparsity_decoder"):
+        assert float(stats[name]) == pytest.approx(sum(float(s[name]) for _, s, _ in each) / 3, rel=1e-5), name
+
+
+def test_updates_are_counted_by_batches():
+    """A decoder that is trained at two sparsities a batch anneals as fast as the encoder."""
+    several = {"joint_targets": [[0.0, [0.0, 0.5], 1.0]], "targets_per": "batch"}
+    model = models({"target_sparsity": [0.0, 0.7]}, **several)[1].train()
+    for _ in range(2):
+        model(**training_batch())[0].backward()
+    assert {int(predictor.num_updates) for predictor in model.gate_predictors().values()} == {2}
+
+
+def test_several_decoder_targets_need_one_target_a_batch():
+    with pytest.raises(ValueError, match="list of decoder sparsities need targets_per: batch"):
+        models(joint_targets=[[0.0, [0.0, 0.5], 1.0]])
+
+
 def test_joint_targets_rise_with_the_warmup():
     model = lively({"target_sparsity": 0.5, "warmup_steps": 100}, joint_targets=[[0.2, 0.4, 1.0]]).train()
     for predictor in model.gate_predictors().values():
@@ -195,6 +232,8 @@ def test_joint_targets_rise_with_the_warmup():
     ("points", "message"),
     [
         ([[0.3, 0.5]], r"joint_targets takes \[encoder, decoder, share\] each, got \[0.3, 0.5\]"),
+        ([[0.3, [], 0.1]], r"joint_targets takes \[encoder, decoder, share\] each, got \[0.3, \[\], 0.1\]"),
+        ([[0.3, [0.0, 1.5], 0.1]], r"sparsity must be in \[0, 1\), got 1.5 \(joint_targets\)"),
         ([[0.3, 1.5, 0.1]], r"sparsity must be in \[0, 1\), got 1.5 \(joint_targets\)"),
         ([[0.0, 0.0, 0.7], [0.0, 0.5, 0.4]], r"shares of joint_targets must .* at most 1, got \[0.7, 0.4\]"),
         ([[0.0, 0.0, -0.1]], r"shares of joint_targets must be at least 0"),
