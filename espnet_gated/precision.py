@@ -14,6 +14,9 @@ precision, as ESPnet's ``use_amp`` has it on a GPU) or ``auto`` (``bfloat16`` wh
 ``highest``)."""
 
 
+PRECISIONS = ("highest", "high", "medium", "bfloat16", "auto")
+
+
 def set_precision() -> None:
     """Do what :data:`PRECISION_VARIABLE` says, before anything of ESPnet is imported.
 
@@ -23,6 +26,8 @@ def set_precision() -> None:
     precision = os.environ.get(PRECISION_VARIABLE)
     if not precision:
         return
+    if precision not in PRECISIONS:
+        raise SystemExit(f"{PRECISION_VARIABLE} must be {', '.join(PRECISIONS)}, got {precision!r}")
     import torch
 
     if precision == "auto":
@@ -30,11 +35,7 @@ def set_precision() -> None:
     if precision == "bfloat16":
         _mix_on_cpu()
         precision = "medium"  # for what is outside of forward and backward pass: the optimizer
-    try:
-        torch.set_float32_matmul_precision(precision)
-    except RuntimeError:
-        allowed = "highest, high, medium, bfloat16 or auto"
-        raise SystemExit(f"{PRECISION_VARIABLE} must be {allowed}, got {precision!r}") from None
+    torch.set_float32_matmul_precision(precision)
 
 
 def faster_in_bfloat16(width: int = 256, tries: int = 20) -> bool:
