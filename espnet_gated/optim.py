@@ -38,8 +38,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     Returns:
         (..., rows, columns), float32 or bfloat16.
     """
-    in_float32 = matrices.device.type == "cpu" and torch.get_float32_matmul_precision() != "medium"
-    x = matrices.float() if in_float32 else matrices.bfloat16()
+    x = matrices.to(_dtype(matrices.device))
     tall = x.size(-2) > x.size(-1)
     x = (x.mT if tall else x).reshape(-1, min(x.shape[-2:]), max(x.shape[-2:]))
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPSILON)
@@ -51,15 +50,24 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
+def _dtype(device: torch.device) -> torch.dtype:
+    slow = device.type == "cpu" and torch.get_float32_matmul_precision() != "medium"
+    return torch.float32 if slow else torch.bfloat16
+
+
 def orthogonalize_all(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """:func:`orthogonalize` for matrices of any shapes; small ones of one shape, lying or standing, as one stack."""
+    """:func:`orthogonalize` for matrices of any shapes, on one device.
+
+    In bfloat16 small matrices of one shape, lying or standing, are a stack; in float32 that takes longer.
+    """
     lying = [m.T if m.size(0) > m.size(1) else m for m in matrices]
     alike: dict[torch.Size, list[int]] = {}
     for number, matrix in enumerate(lying):
         alike.setdefault(matrix.shape, []).append(number)
     results = list(matrices)
     for shape, numbers in alike.items():
-        most = max(1, _LARGEST_STACK // shape.numel())
+        alone = _dtype(matrices[numbers[0]].device) == torch.float32
+        most = 1 if alone else max(1, _LARGEST_STACK // shape.numel())
         for start in range(0, len(numbers), most):
             together = numbers[start : start + most]
             for number, x in zip(together, orthogonalize(torch.stack([lying[n] for n in together])), strict=True):
