@@ -64,6 +64,7 @@ class GatedModelMixin(AbsESPnetModel):
         default_context: Mapping[str, str] | None = None,
         context_dropout: float = 0.1,
         distill_weight: float = 0.0,
+        distill_decoders: float = 0.0,
         joint_targets: Sequence[Sequence[Any]] = (),
         targets_per: str = "utterance",
     ) -> None:
@@ -79,6 +80,8 @@ class GatedModelMixin(AbsESPnetModel):
             context_dropout: probability that a context of an utterance is dropped in training.
             distill_weight: weight of the distillation loss: the posteriors (attention and CTC) of the same model
                 with every gate open teach the gated one. Costs one more forward pass.
+            distill_decoders: weight of another: where a batch has several decoder sparsities (``joint_targets``), the
+                posteriors at the first teach the decoder at the others. They are there already.
             joint_targets: ``[encoder, decoder, share]`` each: share of the training utterances that are asked for
                 this sparsity in encoders and decoders together. The others draw each stack's target by itself.
                 Where ``decoder`` is a list, the batch passes the encoder once and the decoder once for each of them,
@@ -98,12 +101,14 @@ class GatedModelMixin(AbsESPnetModel):
                 raise ValueError(f"joint_targets with a list of decoder sparsities: not for {type(self).__name__}")
         self._further_decoders: tuple[float, ...] = ()
         self._further_gates: list[tuple[Gates, Tensor]] = []
+        self._divergences: list[Tensor] = []
         if not 0.0 <= context_dropout <= 1.0:
             raise ValueError(f"context_dropout must be in [0, 1], got {context_dropout}")
         self.sparsity_weight = sparsity_weight
         self.sparsity_warmup = sparsity_warmup
         self.sparsity_level = sparsity_level
         self.distill_weight = distill_weight
+        self.distill_decoders = distill_decoders
         defaults = {**(default_context or {}), **_context_of_environment()}
         self.context_fields = parse_fields(
             self.usual_context if context is None else context, self.token_list, defaults
@@ -212,7 +217,7 @@ class GatedModelMixin(AbsESPnetModel):
                 batch.pop(name, None)
         teacher = self._dense_posteriors(batch) if self.training and self.distill_weight > 0 else None
         with self.gating(context), _captured(self) as student:
-            self._further_gates = []
+            self._further_gates, self._divergences = [], []
             for predictor in self.gate_predictors().values():
                 predictor.last = None
             loss, stats, weight = super().forward(**batch)
@@ -221,6 +226,10 @@ class GatedModelMixin(AbsESPnetModel):
             distillation = self._distillation(student, teacher)
             stats["loss_distill"] = distillation.detach()
             loss = loss + self.distill_weight * distillation.to(loss)
+        if self._divergences:
+            divergence = sum(self._divergences) / len(self._divergences)
+            stats["loss_distill_decoder"] = divergence.detach()
+            loss = loss + self.distill_decoders * divergence.to(loss)
         if self.training:
             loss = loss + self._weight() * penalty.to(loss)
             stats["loss"] = loss.detach()
@@ -257,10 +266,13 @@ class GatedModelMixin(AbsESPnetModel):
     def _calc_att_loss(self, encoder_out: Tensor, *args: Any) -> tuple[Any, ...]:
         """Attention loss, accuracy, CER and WER of a batch, over all decoder sparsities of its joint target."""
         calculate: Callable[..., tuple[Any, ...]] = super()._calc_att_loss  # type: ignore[misc]
-        results = [calculate(encoder_out, *args)]
+        with _captured(self) as first:
+            results = [calculate(encoder_out, *args)]
         for sparsity in self._further_decoders:
-            with self._asking_decoder(sparsity):
+            with self._asking_decoder(sparsity), _captured(self) as further:
                 results.append(calculate(encoder_out, *args))
+            if self.distill_decoders > 0:
+                self._divergences.append(distillation_loss(further["decoder"][0], *first["decoder"]))
         return tuple(None if values[0] is None else sum(values) / len(values) for values in zip(*results, strict=True))
 
     @contextmanager

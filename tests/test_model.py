@@ -206,6 +206,26 @@ def test_several_decoder_targets_for_one_pass_through_the_encoder():
         assert float(stats[name]) == pytest.approx(sum(float(s[name]) for _, s, _ in each) / 3, rel=1e-5), name
 
 
+def test_the_open_decoder_teaches_the_pruned_one():
+    """``distill_decoders``: its weight times the divergence from the first of the batch's decoder sparsities."""
+    gating = {"target_sparsity": [0.0, 0.7], "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
+
+    def losses(decoders, weight):
+        several = {"joint_targets": [[0.3, decoders, 1.0]], "targets_per": "batch", "distill_decoders": weight}
+        model = models(gating, **several)[1].train()
+        for predictor in model.gate_predictors().values():
+            predictor.num_updates += 1
+        loss, stats, _ = model(**training_batch())
+        return float(loss), stats
+
+    plain, silent = losses([0.0, 0.5, 0.3], 0.0)
+    taught, stats = losses([0.0, 0.5, 0.3], 2.0)
+    assert "loss_distill_decoder" not in silent
+    assert float(stats["loss_distill_decoder"]) > 1e-3
+    assert taught - plain == pytest.approx(2.0 * float(stats["loss_distill_decoder"]), rel=1e-4)
+    assert float(losses([0.5, 0.5], 2.0)[1]["loss_distill_decoder"]) == pytest.approx(0.0, abs=1e-6)
+
+
 def test_updates_are_counted_by_batches():
     """A decoder that is trained at two sparsities a batch anneals as fast as the encoder."""
     several = {"joint_targets": [[0.0, [0.0, 0.5], 1.0]], "targets_per": "batch"}

@@ -15,7 +15,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     Returns:
         scalar, nats per utterance (summed over positions, averaged over the batch, as ESPnet's attention loss).
     """
-    teacher_logp = F.log_softmax(teacher.detach(), dim=-1)
-    gap = teacher_logp - F.log_softmax(student, dim=-1)
+    teacher_logp = F.log_softmax(teacher.detach().float(), dim=-1)
+    gap = teacher_logp - F.log_softmax(student.float(), dim=-1)
     divergence = (teacher_logp.exp() * gap).sum(-1)
     return (divergence * mask.to(divergence)).sum() / student.size(0)
