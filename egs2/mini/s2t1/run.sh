@@ -18,7 +18,7 @@ done
 case "${scale}" in
     full)
         scale_options=(
-            --nbpe 500
+            --nbpe 1000
             --systems "espnet dense control gated fixed random dense+ctc control+ctc gated+ctc"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --baseline_sparsities "0.0,0.5 0.5 0.7"
