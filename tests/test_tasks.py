@@ -121,6 +121,24 @@ def test_distillation(task: str) -> None:
     assert stats["loss_distill"] > 0
 
 
+SEVERAL = {"joint_targets": [[0.0, [0.0, 0.5], 1.0]], "targets_per": "batch", "distill_decoders": 0.5}
+
+
+@pytest.mark.parametrize("task", ["s2t", "asr"])
+def test_several_decoder_targets(task: str) -> None:
+    model = build(task, model_conf=SEVERAL)
+    loss, stats, _ = model(**batch(task))
+    loss.backward()
+    assert float(stats["target_decoder"]) == pytest.approx(0.25)
+    assert stats["loss_distill_decoder"] > 0
+
+
+@pytest.mark.parametrize("task", ["st", "mt"])
+def test_several_decoder_targets_are_for_models_with_one_attention_loss(task: str) -> None:
+    with pytest.raises(ValueError, match=f"list of decoder sparsities: not for GatedESPnet{task.upper()}Model"):
+        build(task, model_conf=SEVERAL)
+
+
 def test_copies_are_on_their_own() -> None:
     """The primer that a copy's CTC or decoder hears of is the copy's."""
     model = build("s2t")
