@@ -1,6 +1,6 @@
 # make mini   the embedded recipe: from nothing to the table of results
 # make test   lint, types, shell and tests, with the smoke recipe
-# make bench  speed of decoding, ours and ESPnet's: docs/benchmarks.md (20 minutes on 2 idle cores; see BENCH_SHAPES)
+# make bench  speed of decoding, ours and ESPnet's: docs/benchmarks.md (28 minutes on 2 idle cores; see BENCH_SHAPES)
 # make lint   the static checks alone      make lock   resolve requirements.lock anew
 # All of them set up .venv by themselves: Python >= 3.10, gcc, git and make are enough.
 # Another interpreter: make PYTHON=python3.12 …
@@ -21,7 +21,7 @@ SHELL_FILES = $$(git ls-files -s .ci '*.sh' | awk '$$1 != "120000" {print $$4}')
 mini: $(STAMP)
 	egs2/mini/s2t1/run.sh --scale full
 
-# BENCH_SHAPES=owsm_v3.1_base measures the smallest alone: 3 minutes. The largest takes 12, and 20 GB of memory.
+# BENCH_SHAPES=owsm_v3.1_base measures the smallest alone: 2 minutes. The largest takes 18, and 20 GB of memory.
 BENCH_SHAPES = owsm_v3.1_base owsm_v3.1_small owsm_v3.1_medium
 BENCH_DIR = exp/benchmark
 BENCH = $(BIN)/python -m espnet_gated.bin.benchmark --threads 2
