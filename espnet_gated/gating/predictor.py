@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_gated.gating.budget import budget_in_order, exact_budget
+from espnet_gated.gating.budget import budget_in_order, exact_budgets
 from espnet_gated.gating.config import GatingConfig, check_sparsity
 from espnet_gated.gating.context import ContextEncoder, ContextField, GatingContext
 from espnet_gated.gating.gates import Gates, ModuleName, all_open, from_values
@@ -311,29 +312,36 @@ class GatePredictor(torch.nn.Module):
             logits = scores.both if (self.policy.budget or self.config.inference_budget) == "learned" else scores.joint
         # The one device-to-host copy of this stack: what follows needs the numbers on the host. An utterance has two,
         # as the decoder's predictor pools what the encoder puts out under gates that are decided already.
-        table = torch.cat([logits, sparsity[:, None]], dim=1).double().cpu().tolist()
-        rows = [self._open(row[:-1], row[-1]) for row in table]
+        table = torch.cat([logits, sparsity[:, None]], dim=1).detach().double().cpu().numpy()
+        # Asked sparsities come as float32: take off its rounding, so that 0.3 stays affordable as 0.3.
+        rows = self._open(table[:, :-1], table[:, -1].round(6))
         values = torch.tensor(rows, dtype=pooled.dtype).to(pooled.device, non_blocking=True)
         return Gates(values, self.names, self.costs, logits, soft=False, host=rows)
 
-    def _open(self, logits: list[float], sparsity: float) -> list[float]:
-        # Asked sparsities come as float32: take off its rounding, so that 0.3 stays affordable as 0.3.
-        sparsity = round(sparsity, 6)
+    def _open(self, logits: np.ndarray, sparsity: np.ndarray) -> list[list[float]]:
+        """Gates (B, M) under the policy, from logits (B, M) and asked sparsities (B,)."""
+        if not sparsity.any():
+            return [[1.0] * logits.shape[1]] * len(logits)
         budget = self.policy.budget or self.config.inference_budget
-        if sparsity == 0.0:
-            return [1.0] * len(logits)
-        if budget == "learned":
-            return [float(v > 0) for v in logits]
-        if budget == "fixed" and self.policy.mask is not None:
-            return list(self.policy.mask)
-        if budget == "random":
-            # The utterance is known by its logits, which a batch changes in the last digits only.
-            seed = hash((self.policy.seed, *(round(v, 3) for v in logits))) % 2**31
-            order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed)).tolist()
-            return [float(v) for v in budget_in_order(order, self.costs.tolist(), sparsity)]
-        if budget != "exact":
+        if budget == "exact":
+            opened = exact_budgets(logits, self.costs.tolist(), sparsity)
+        elif budget == "learned":
+            opened = logits > 0
+        elif budget == "fixed" and self.policy.mask is not None:
+            opened = np.array([self.policy.mask] * len(logits))
+        elif budget == "random":
+            opened = np.array([self._random_mask(*row) for row in zip(logits, sparsity, strict=True)])
+        else:
             raise ValueError(f"budget must be exact, learned, open, fixed or random, got {budget!r}")
-        return [float(v) for v in exact_budget(logits, self.costs.tolist(), sparsity)]
+        opened = np.where(sparsity[:, None] == 0.0, 1.0, opened)
+        result: list[list[float]] = opened.astype(float).tolist()
+        return result
+
+    def _random_mask(self, logits: np.ndarray, sparsity: float) -> list[bool]:
+        # The utterance is known by its logits, which a batch changes in the last digits only.
+        seed = hash((self.policy.seed, *(round(v, 3) for v in logits.tolist()))) % 2**31
+        order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed)).tolist()
+        return budget_in_order(order, self.costs.tolist(), sparsity)
 
     def set_policy(self, sparsity: float | None = None, budget: str | None = None, **more: object) -> None:
         """Choose the sparsity and the kind of budget for the next utterances.

@@ -16,6 +16,8 @@ from typing import Any, TextIO
 import torch
 from espnet2.fileio.datadir_writer import DatadirWriter
 
+from espnet_gated import __version__
+
 STATS = "decode_stats.jsonl"
 META = "decode_meta.json"
 
@@ -81,7 +83,8 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("espnet", "torch", "espnet_gated")},
+            **{name: version(name) for name in ("espnet", "torch")},
+            "espnet_gated": __version__,
         },
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
         "threads": torch.get_num_threads(),

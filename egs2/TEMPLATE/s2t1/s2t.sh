@@ -219,8 +219,9 @@ if in_stage 6; then
     gated=() control=()
     [[ " ${systems} " != *" gated "* ]] || gated=("${gated_exp}" "${gated_config}" "${init}" "${gated_args}")
     [[ " ${systems} " != *" control "* ]] || control=("${control_exp}" "${control_config}" "${init}" "${control_args}")
-    if [ "${ngpu}" -eq 0 ] && [ "${train_nj}" -ge 2 ] && [ ${#gated[@]} -gt 0 ] && [ ${#control[@]} -gt 0 ]; then
-        # Side by side, on half of the cores each: no gradients to wait for, and the same minutes for both.
+    if [ "${ngpu}" -le 1 ] && [ "${train_nj}" -ge 2 ] && [ ${#gated[@]} -gt 0 ] && [ ${#control[@]} -gt 0 ]; then
+        # Side by side, on half of the cores each: no gradients to wait for, and the same minutes for both. A GPU serves
+        # both too where the models are small.
         half=$((OMP_NUM_THREADS > 1 ? OMP_NUM_THREADS / 2 : 1))
         (OMP_NUM_THREADS=${half} train $((train_nj / 2)) "${control[@]}") > >(sed -u 's/^/control: /') 2>&1 &
         beside=$! code=0

@@ -2,15 +2,22 @@
 # The embedded corpus: German, French and Italian speech from a synthesiser, recognised and translated into English.
 #   ./run.sh                  from nothing to the table of results on 2 CPU cores
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
+#   ./run.sh --scale base     the same corpus, models of OWSM v3.1 base's shape trained on one GPU (--ngpu 0: for days)
 # All other options go to s2t.sh (./s2t.sh --help).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# steps N LR: four epochs of N steps, the learning rate rising over 50 steps and then falling to nearly 0
+steps() {
+    echo "--num_iters_per_epoch $1 --optim_conf lr=$2 --scheduler_conf warmup_steps_list=[0,50,$((4 * $1 + 10))]" \
+        "--scheduler_conf warmup_lr_list=[0.0,$2,0.00001]"
+}
 
 scale=full
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --scale) scale=${2:?"--scale needs a value: full or smoke"} && shift 2 ;;
+        --scale) scale=${2:?"--scale needs a value: full, smoke or base"} && shift 2 ;;
         *) options+=("$1") && shift ;;
     esac
 done
@@ -39,7 +46,29 @@ case "${scale}" in
             --datadir smoke/data --dumpdir smoke/dump --expdir smoke/exp
         )
         ;;
-    *) echo "run.sh: --scale must be full or smoke, got '${scale}'" >&2 && exit 2 ;;
+    base)
+        export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 # float32 products of training on the GPU's matrix units
+        shape="--frontend_conf hop_length=160 --frontend_conf n_mels=80"
+        for option in output_size=384 attention_heads=6 input_layer=conv2d num_blocks=6 linear_units=1536 \
+            cgmlp_linear_units=1536 cgmlp_conv_kernel=31 merge_conv_kernel=31; do
+            shape+=" --encoder_conf ${option}"
+        done
+        for option in attention_heads=6 num_blocks=6 linear_units=1536; do shape+=" --decoder_conf ${option}"; done
+        scale_options=(
+            --nbpe 1000
+            --ngpu 1
+            --s2t_args "${shape} --batch_size 64 --num_workers 3"
+            --dense_args "$(steps 175 0.002)"
+            --gated_args "$(steps 350 0.0015) --encoder_conf gating.nominal_length=60 --decoder_conf gating.nominal_length=33 --decoder_conf gating.nominal_memory=60"
+            --control_args "$(steps 525 0.0015)"
+            --systems "espnet dense control gated dense+ctc control+ctc gated+ctc"
+            --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
+            --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
+            --inference_args "--measure_flops true --flops_every 40"
+            --expdir base/exp
+        )
+        ;;
+    *) echo "run.sh: --scale must be full, smoke or base, got '${scale}'" >&2 && exit 2 ;;
 esac
 
 ./s2t.sh \
@@ -54,7 +83,7 @@ esac
     --nj 2 \
     --train_nj 2 \
     --matmul_precision auto \
-    --local_data_opts "--scale ${scale}" \
+    --local_data_opts "--scale ${scale/base/full}" \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \
     --control_config conf/train_s2t_control.yaml \
