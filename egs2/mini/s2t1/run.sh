@@ -2,7 +2,7 @@
 # The embedded corpus: German, French and Italian speech from a synthesiser, recognised and translated into English.
 #   ./run.sh                  from nothing to the table of results on 2 CPU cores
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
-#   ./run.sh --scale base     the same corpus, models of OWSM v3.1 base's shape trained on one GPU (--ngpu 0: for days)
+#   ./run.sh --scale base     the same corpus, models of OWSM v3.1 base's shape, on one GPU
 # All other options go to s2t.sh (./s2t.sh --help).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -61,10 +61,12 @@ case "${scale}" in
             --dense_args "$(steps 175 0.002)"
             --gated_args "$(steps 350 0.0015) --encoder_conf gating.nominal_length=60 --decoder_conf gating.nominal_length=33 --decoder_conf gating.nominal_memory=60"
             --control_args "$(steps 525 0.0015)"
-            --systems "espnet dense control gated dense+ctc control+ctc gated+ctc"
+            --train_nj 2 # gated fine-tuning and its control, beside each other on the GPU
+            --gpu_inference true
+            --inference_nj 1
+            --inference_args "--batch_size 16 --measure_flops true --flops_every 40"
+            --systems "dense control gated"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
-            --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
-            --inference_args "--measure_flops true --flops_every 40"
             --expdir base/exp
         )
         ;;
