@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,17 +19,16 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
-from espnet_gated.gating.config import check_sparsity, parse_sparsity
+from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext, TokenContext, context_of_batch, parse_fields
 from espnet_gated.gating.distillation import distillation_loss
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.loss import sparsity_loss
 from espnet_gated.gating.predictor import GatePredictor, InferencePolicy
+from espnet_gated.gating.targets import TARGETS_PER, parse_joint_targets
 
 SPARSITY_VARIABLE = "ESPNET_GATED_SPARSITY"
 """Environment variable that asks for a sparsity (``0.5``) where a stock ESPnet command line has no option for it."""
-TARGETS_PER = ("utterance", "batch")
-"""What a target sparsity may be drawn for in training."""
 CONTEXT_VARIABLE = "ESPNET_GATED_CONTEXT"
 """Environment variable that names contexts (``lang=deu,device=phone``), for the same reason."""
 
@@ -351,44 +350,6 @@ MODELS: dict[type[nn.Module], type[GatedModelMixin]] = {
 def gating_options() -> list[str]:
     """Names of the options that a gated model takes beside those of ESPnet's class."""
     return [name for name in inspect.signature(GatedModelMixin.init_gating).parameters if name != "self"]
-
-
-@dataclass(frozen=True)
-class JointTarget:
-    """Sparsities that a share of the training utterances is asked for in all stacks together.
-
-    Attributes:
-        encoder: of the encoders.
-        decoders: of the decoders; more than one: each of them for the same batch.
-        share: of the utterances, or of the batches.
-    """
-
-    encoder: float
-    decoders: tuple[float, ...]
-    share: float
-
-    def of(self, stack: str) -> float:
-        """What a stack is asked for (first)."""
-        return self.decoders[0] if stack.endswith("decoder") else self.encoder
-
-
-def parse_joint_targets(points: Sequence[Sequence[Any]]) -> list[JointTarget]:
-    """Check ``[encoder, decoder, share]`` triples, whose ``decoder`` is a sparsity or a list of them.
-
-    Raises:
-        ValueError: for a triple of another length, a sparsity outside [0, 1) or shares that sum to more than one.
-    """
-    targets = []
-    for point in points:
-        if len(point) != 3 or point[1] == []:
-            raise ValueError(f"joint_targets takes [encoder, decoder, share] each, got {list(point)}")
-        decoders = point[1] if isinstance(point[1], list | tuple) else [point[1]]
-        encoder, *checked = (check_sparsity(value, "joint_targets") for value in (point[0], *decoders))
-        targets.append(JointTarget(encoder, tuple(checked), float(point[2])))
-    shares = [target.share for target in targets]
-    if any(share < 0 for share in shares) or sum(shares) > 1 + 1e-6:
-        raise ValueError(f"the shares of joint_targets must be at least 0 and sum to at most 1, got {shares}")
-    return targets
 
 
 def _context_of_environment() -> dict[str, str]:

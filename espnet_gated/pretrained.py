@@ -46,6 +46,23 @@ def find_files(model: str) -> PretrainedFiles:
     return PretrainedFiles(config_file, checkpoint, _bpe_model(root, config_file, config), tokens)
 
 
+def model_files(folder: Path) -> dict[str, str]:
+    """What ``Speech2Text`` takes of a folder: published or unpacked (with ``meta.yaml``), or of an experiment.
+
+    Raises:
+        ValueError: for a folder without configuration or checkpoint.
+    """
+    if (folder / "meta.yaml").is_file():
+        found = find_files(str(folder))
+        named = {"s2t_train_config": found.config, "s2t_model_file": found.checkpoint, "bpemodel": found.bpe_model}
+        return {name: str(path) for name, path in named.items()}
+    config = folder / "config.yaml"
+    checkpoints = sorted(folder.glob("*.pth"), key=lambda p: ("ave" not in p.name, "best" not in p.name, p.name))
+    if not config.is_file() or not checkpoints:
+        raise ValueError(f"{folder}: needs config.yaml and a .pth file (--model_tag)")
+    return {"s2t_train_config": str(config), "s2t_model_file": str(checkpoints[0])}
+
+
 def use_pretrained(model: str, output_dir: str | Path, langs: Iterable[str], tasks: Iterable[str]) -> PretrainedFiles:
     """Put ``bpe.model``, ``tokens.txt`` and a link ``model.pth`` into ``output_dir``.
 

@@ -15,7 +15,7 @@ import yaml
 from espnet_gated import __main__ as launcher
 from espnet_gated.bin import s2t_inference
 from espnet_gated.data import Utterance, write_data_dir
-from espnet_gated.inference.speech2text import Request
+from espnet_gated.inference.request import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "contexts.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from tiny import EOS, ID, NA, SOP, SOS, TOKENS, VOCAB, features, models, nudge, 
 
 from espnet_gated.gating.context import GatingContext
 from espnet_gated.gating.loss import sparsity_loss
-from espnet_gated.model import parse_joint_targets
+from espnet_gated.gating.targets import parse_joint_targets
 from espnet_gated.registry import register
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}

@@ -9,7 +9,7 @@ from espnet2.main_funcs.pack_funcs import unpack
 from tiny_checkpoint import wave
 
 from espnet_gated import Speech2Text
-from espnet_gated.inference.speech2text import Request
+from espnet_gated.inference.request import Request
 
 REQUEST = Request(wave(0.5), "<deu>", "<asr>")
 

@@ -22,7 +22,8 @@ from espnet_gated.analysis.memory import PeakMemory, resident_mib
 from espnet_gated.analysis.module_times import gate_prediction_time, module_times, open_share
 from espnet_gated.analysis.shapes import ModelFiles, write_models
 from espnet_gated.inference.baseline import ESPnetBaseline
-from espnet_gated.inference.speech2text import Request, Speech2Text
+from espnet_gated.inference.request import Request
+from espnet_gated.inference.speech2text import Speech2Text
 
 ROW_KEYS = (
     *("system", "arch", "device", "dtype", "seconds", "beam_size", "batch_size", "sparsity_encoder"),

@@ -28,7 +28,8 @@ from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_request, read_items, symbol
 from espnet_gated.inference.baseline import ESPnetBaseline
 from espnet_gated.inference.calibration import load_or_calibrate
-from espnet_gated.inference.speech2text import Request, Speech2Text
+from espnet_gated.inference.request import Request
+from espnet_gated.inference.speech2text import Speech2Text
 from espnet_gated.inference.static_mask import fix_masks
 from espnet_gated.inference.writer import DecodeWriter, environment
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from espnet_gated.data.audio import AudioError, audio_info, read_audio
 from espnet_gated.data.ffmpeg import MissingDecoderError
-from espnet_gated.inference.speech2text import Request
+from espnet_gated.inference.request import Request
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
 
 from espnet_gated.analysis.flops import measure_flops
-from espnet_gated.inference.speech2text import DecodeStats, Request
+from espnet_gated.inference.request import DecodeStats, Request
 from espnet_gated.twin import load_weights
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from espnet_gated.inference.speech2text import Request, Speech2Text
+from espnet_gated.inference.request import Request
+from espnet_gated.inference.speech2text import Speech2Text
 from espnet_gated.inference.writer import cpu_model
 
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)

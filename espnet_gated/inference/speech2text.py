@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from espnet.nets.beam_search import Hypothesis
@@ -24,55 +24,12 @@ from espnet_gated.gating.predictor import GatePredictor
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, without_ctc
 from espnet_gated.inference.long_form import LongForm, Segment, decode_long
 from espnet_gated.inference.optimize import HALF, optimize_for_inference, quantize_for_inference
+from espnet_gated.inference.request import DecodeStats, Request, Speech
 from espnet_gated.inference.search import CachedBeamSearch
-from espnet_gated.pretrained import find_files
+from espnet_gated.pretrained import model_files
 from espnet_gated.twin import gate_in_place, load_weights
 
-Speech: TypeAlias = Any
-"""Waveform: tensor or numpy array, (samples,) or (samples, 1)."""
 Result = list[tuple[str | None, list[str], list[int], str | None, Hypothesis]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One utterance to decode.
-
-    Attributes:
-        speech: (samples,) or (samples, 1).
-        lang_sym, task_sym: e.g. ``<deu>``, ``<asr>``; ``None``: the defaults of :class:`Speech2Text`.
-        text_prev: previous text to condition on (words or token ids).
-        predict_time: predict timestamps.
-        categories, vectors: contexts beside language and task, by the names declared in the model's ``context``: name →
-            label, name → (size,). What is not given is unknown.
-    """
-
-    speech: Speech
-    lang_sym: str | None = None
-    task_sym: str | None = None
-    text_prev: Any = None
-    predict_time: bool | None = None
-    categories: Mapping[str, str] = field(default_factory=dict)
-    vectors: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DecodeStats:
-    """What decoding one utterance took.
-
-    Attributes:
-        seconds: of audio.
-        encode_s, search_s: wall-clock seconds (a batch's time is shared out equally).
-        steps: length of the search in tokens.
-        gates: stack → module name (``0.attn``) → 1 open, 0 closed.
-        skipped: stack → share of the gated cost that was skipped.
-    """
-
-    seconds: float
-    encode_s: float
-    search_s: float
-    steps: int
-    gates: dict[str, dict[str, float]]
-    skipped: dict[str, float]
 
 
 class Speech2Text(ESPnetSpeech2Text):
@@ -454,7 +411,7 @@ class Speech2Text(ESPnetSpeech2Text):
             kwargs: arguments of :class:`Speech2Text`.
         """
         if model_tag is not None and Path(model_tag).is_dir():
-            kwargs.update(_files_of(Path(model_tag)))
+            kwargs.update(model_files(Path(model_tag)))
         elif model_tag is not None:
             try:
                 from espnet_model_zoo.downloader import ModelDownloader
@@ -476,19 +433,6 @@ class _Encoded:
 def _out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: torch has no class of its own for those on a CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
-def _files_of(folder: Path) -> dict[str, str]:
-    """Configuration and checkpoint of a folder: as published or unpacked (with ``meta.yaml``), or of an experiment."""
-    if (folder / "meta.yaml").is_file():
-        found = find_files(str(folder))
-        named = {"s2t_train_config": found.config, "s2t_model_file": found.checkpoint, "bpemodel": found.bpe_model}
-        return {name: str(path) for name, path in named.items()}
-    config = folder / "config.yaml"
-    checkpoints = sorted(folder.glob("*.pth"), key=lambda p: ("ave" not in p.name, "best" not in p.name, p.name))
-    if not config.is_file() or not checkpoints:
-        raise ValueError(f"{folder}: needs config.yaml and a .pth file (--model_tag)")
-    return {"s2t_train_config": str(config), "s2t_model_file": str(checkpoints[0])}
 
 
 def _groups(keys: Sequence[Any]) -> list[list[int]]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from espnet_gated.gating.budget import exact_budget
-from espnet_gated.inference.speech2text import Request, Speech2Text
+from espnet_gated.inference.request import Request
+from espnet_gated.inference.speech2text import Speech2Text
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
 from tiny_checkpoint import make_checkpoint, wave
 
 from espnet_gated import Speech2Text
+from espnet_gated.inference.request import Request
 from espnet_gated.inference.search import CachedBeamSearch
-from espnet_gated.inference.speech2text import Request
 from espnet_gated.inference.static_mask import fix_masks
 
 F64 = {"dtype": "float64", "beam_size": 3, "maxlenratio": -12}

@@ -14,7 +14,7 @@ from tiny_checkpoint import FS, SECONDS, SPECIAL, make_checkpoint
 
 from espnet_gated import Speech2Text
 from espnet_gated.inference.long_form import SEGMENTATIONS, TimeTokens, decode_by_timestamps, speech_windows
-from espnet_gated.inference.speech2text import Request
+from espnet_gated.inference.request import Request
 
 OPTIONS = {"dtype": "float64", "beam_size": 2, "lang_sym": "<deu>", "task_sym": "<asr>"}
 

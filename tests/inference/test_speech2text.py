@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tiny_checkpoint import FS, make_checkpoint, wave
 
 from espnet_gated import Speech2Text
+from espnet_gated.inference.request import Request
 from espnet_gated.inference.search import CachedBeamSearch
-from espnet_gated.inference.speech2text import Request
 
 LANGS, TASKS = ("<deu>", "<ita>", "<eng>"), ("<asr>", "<st_eng>")
 

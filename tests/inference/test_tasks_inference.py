@@ -11,7 +11,8 @@ from espnet2.bin.s2t_inference import Speech2Text as S2TSpeech2Text
 from espnet2.bin.st_inference import Speech2Text as STSpeech2Text
 from tiny_tasks import DENSE, INPUT, TOKENS, save
 
-from espnet_gated.inference.speech2text import Request, Speech2Text
+from espnet_gated.inference.request import Request
+from espnet_gated.inference.speech2text import Speech2Text
 
 INFERENCE = {"asr": ASRSpeech2Text, "st": STSpeech2Text, "mt": Text2Text}
 COMMON = {"beam_size": 3, "maxlenratio": -8, "token_type": "word"}
