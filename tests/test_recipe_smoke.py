@@ -98,7 +98,7 @@ def test_gated_decoding_is_stock_espnet_s(place, rows, tmp_path):
     langs, tasks = table(data / "utt2lang"), table(data / "utt2task")
     utts = [utt for utt in langs if (langs[utt], tasks[utt]) == ("ita", "asr")][:3]
     (tmp_path / "keys").write_text("".join(f"{utt}\n" for utt in utts), encoding="utf-8")
-    model = ("--s2t_train_config", exp / "config.yaml", "--s2t_model_file", exp / "valid.acc.best.pth")
+    model = ("--s2t_train_config", exp / "config.yaml", "--s2t_model_file", exp / "valid.loss.best.pth")
     audio = ("--data_path_and_name_and_type", f"{data / 'wav.scp'},speech,sound", "--key_file", tmp_path / "keys")
     options = "--config conf/decode_s2t.yaml --maxlenratio -15 --lang_sym <ita> --task_sym <asr> --num_workers 0"
     command = ["-m", "espnet_gated", "-m", "espnet2.bin.s2t_inference", *options.split(), *model, *audio]

@@ -186,7 +186,7 @@ def _load(settings: Settings, files: ModelFiles) -> dict[str, tuple[Any, float |
         "device": settings.device,
         "beam_size": settings.beam_size,
         "maxlenratio": -float(settings.steps),
-        "lang_sym": "<eng>",
+        "lang_sym": files.language,
         "task_sym": "<asr>",
     }
     makers: dict[str, Any] = {}

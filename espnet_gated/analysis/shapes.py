@@ -10,20 +10,25 @@ import torch
 import yaml
 from espnet2.tasks.s2t import S2TTask
 
+from espnet_gated.model import gating_options
+
 CONF_DIR = Path(__file__).parents[2] / "conf"
 VOCABULARY = 50_002
 """Tokens of OWSM v3.1."""
-GATED_ONLY = ("sparsity_weight", "sparsity_warmup", "sparsity_level", "context", "context_dropout")
 _NEVER = -1e4
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What ``Speech2Text`` loads: both configurations fit the one (dense or gated) checkpoint."""
+    """What ``Speech2Text`` loads: both configurations fit the one (dense or gated) checkpoint.
+
+    ``language`` is a token of it that every utterance of the benchmark is said to be in.
+    """
 
     dense_config: Path
     gated_config: Path
     checkpoint: Path
+    language: str
 
 
 def find_config(arch: str) -> Path:
@@ -55,7 +60,7 @@ def dense_config(config: dict[str, Any]) -> dict[str, Any]:
         dense[stack] = config[stack].removeprefix("gated_")
         dense[f"{stack}_conf"] = {k: v for k, v in config[f"{stack}_conf"].items() if k != "gating"}
     model_conf = config.get("model_conf") or {}
-    dense["model_conf"] = {k: v for k, v in model_conf.items() if k not in GATED_ONLY and not k.startswith("distill")}
+    dense["model_conf"] = {k: v for k, v in model_conf.items() if k not in gating_options()}
     return dense
 
 
@@ -84,7 +89,10 @@ def write_models(
         config |= {"token_list": token_list(vocabulary), "token_type": None, "bpemodel": None}
     if (config.get("normalize_conf") or {}).get("stats_file") is None:
         config |= {"normalize": None, "normalize_conf": {}}
-    files = ModelFiles(*(folder / name for name in ("dense.yaml", "gated.yaml", "model.pth")))
+    tokens = config["token_list"]
+    # Without English: as in OWSM, and in the lists of bin/tokenize, the languages stand behind <nospeech>.
+    language = "<eng>" if "<eng>" in tokens else tokens[tokens.index("<nospeech>") + 1]
+    files = ModelFiles(*(folder / name for name in ("dense.yaml", "gated.yaml", "model.pth")), language)
     for path, content in ((files.dense_config, dense_config(config)), (files.gated_config, gated_config(config))):
         path.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
     if checkpoint is None:
@@ -93,6 +101,6 @@ def write_models(
     else:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     # A fixed number of steps, whatever the weights: <eos> comes only where the search adds it.
-    state["decoder.output_layer.bias"][config["token_list"].index("<eos>")] = _NEVER
+    state["decoder.output_layer.bias"][tokens.index("<eos>")] = _NEVER
     torch.save(state, files.checkpoint)
     return files

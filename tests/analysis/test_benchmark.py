@@ -12,10 +12,12 @@ from espnet_gated.analysis.benchmark import ROW_KEYS, Settings
 from espnet_gated.analysis.benchmark_page import BATCH_HEADER, HEADER, markdown_page
 from espnet_gated.analysis.memory import PeakMemory, resident_mib
 from espnet_gated.analysis.module_times import Stopwatch, open_share
-from espnet_gated.analysis.shapes import dense_config, find_config, gated_config, token_list
+from espnet_gated.analysis.shapes import dense_config, find_config, gated_config, token_list, write_models
 from espnet_gated.bin.benchmark import main
+from espnet_gated.data.tokenizer import SpecialTokens
 from espnet_gated.gating.gates import from_values
 from espnet_gated.inference.speech2text import Speech2Text
+from espnet_gated.model import gating_options
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +140,20 @@ def test_a_config_has_a_dense_and_a_gated_twin():
         "decoder": "gated_transformer",
         "decoder_conf": {"num_blocks": 2, "gating": None},
         "model": "gated",
-        "model_conf": {"ctc_weight": 0.3, "sparsity_weight": 1.0, "context": {"lang": "token"}},
+        "model_conf": {"ctc_weight": 0.3} | {option: None for option in gating_options()},
     }
     dense = dense_config(config)
     assert (dense["encoder"], dense["decoder"], dense["model"]) == ("e_branchformer", "transformer", "espnet")
     assert dense["encoder_conf"] == {"output_size": 8} and dense["model_conf"] == {"ctc_weight": 0.3}
     gated = gated_config(dense)
     assert (gated["encoder"], gated["decoder"], gated["model"]) == (config["encoder"], config["decoder"], "gated")
+
+
+@pytest.mark.parametrize(("langs", "language"), [(("deu", "ita"), "<deu>"), (("deu", "eng"), "<eng>")])
+def test_a_trained_model_is_asked_for_a_language_it_knows(langs, language, tmp_path):
+    special = SpecialTokens(langs=langs, tasks=("asr",), time_resolution=30.0)
+    trained = make_checkpoint(tmp_path, gated=True, special=special)
+    assert write_models(str(trained.config), tmp_path, checkpoint=trained.weights).language == language
 
 
 def test_open_share_is_what_the_open_modules_take():

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-mini_model=../../mini/s2t1/exp/s2t_dense/valid.acc.best.pth
+mini_model=../../mini/s2t1/exp/s2t_dense/valid.loss.best.pth
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in

@@ -90,4 +90,5 @@ esac
     --gated_config conf/train_s2t_gated.yaml \
     --control_config conf/train_s2t_control.yaml \
     --inference_config conf/decode_s2t.yaml \
+    --inference_s2t_model valid.loss.best.pth \
     "${scale_options[@]}" "${options[@]}"
