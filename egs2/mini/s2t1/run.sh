@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The embedded corpus: German, French and Italian speech from a synthesiser, recognised and translated into English.
 #   ./run.sh                  from nothing to the table of results on 2 CPU cores
+#   ./run.sh --scale long     after that: gated fine-tuning and its control again, twice as long (results under long/exp)
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
 #   ./run.sh --scale base     the same corpus, models of OWSM v3.1 base's shape, on one GPU
 # All other options go to s2t.sh (./s2t.sh --help).
@@ -17,7 +18,7 @@ scale=full
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --scale) scale=${2:?"--scale needs a value: full, smoke or base"} && shift 2 ;;
+        --scale) scale=${2:?"--scale needs a value: full, long, smoke or base"} && shift 2 ;;
         *) options+=("$1") && shift ;;
     esac
 done
@@ -32,6 +33,21 @@ case "${scale}" in
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
             --inference_nj 2 # every system alike: two decoders of one thread each
             --inference_args "--measure_flops true --flops_every 40"
+        )
+        ;;
+    long)
+        scale_options=(
+            --nbpe 1000
+            --dense_exp exp/s2t_dense
+            --gated_args "$(steps 850 0.003)"
+            --control_args "$(steps 1100 0.003)"
+            --systems "control gated fixed random control+ctc gated+ctc"
+            --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
+            --baseline_sparsities "0.0,0.5 0.5 0.7"
+            --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
+            --inference_nj 2
+            --inference_args "--measure_flops true --flops_every 40"
+            --expdir long/exp
         )
         ;;
     smoke)
@@ -70,7 +86,7 @@ case "${scale}" in
             --expdir base/exp
         )
         ;;
-    *) echo "run.sh: --scale must be full, smoke or base, got '${scale}'" >&2 && exit 2 ;;
+    *) echo "run.sh: --scale must be full, long, smoke or base, got '${scale}'" >&2 && exit 2 ;;
 esac
 
 ./s2t.sh \
@@ -85,7 +101,7 @@ esac
     --nj 2 \
     --train_nj 2 \
     --matmul_precision auto \
-    --local_data_opts "--scale ${scale/base/full}" \
+    --local_data_opts "--scale $([ "${scale}" = smoke ] && echo smoke || echo full)" \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \
     --control_config conf/train_s2t_control.yaml \
