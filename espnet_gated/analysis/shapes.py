@@ -92,7 +92,7 @@ def write_models(
     tokens = config["token_list"]
     # Without English: as in OWSM, and in the lists of bin/tokenize, the languages stand behind <nospeech>.
     language = "<eng>" if "<eng>" in tokens else tokens[tokens.index("<nospeech>") + 1]
-    files = ModelFiles(*(folder / name for name in ("dense.yaml", "gated.yaml", "model.pth")), language)
+    files = ModelFiles(folder / "dense.yaml", folder / "gated.yaml", folder / "model.pth", language)
     for path, content in ((files.dense_config, dense_config(config)), (files.gated_config, gated_config(config))):
         path.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
     if checkpoint is None:
