@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext, TokenContext, context_of_batch, parse_fields
-from espnet_gated.gating.distillation import distillation_loss
+from espnet_gated.gating.distillation import distillation_loss, matching_loss
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.loss import sparsity_loss
 from espnet_gated.gating.predictor import GatePredictor, InferencePolicy
@@ -64,6 +64,8 @@ class GatedModelMixin(AbsESPnetModel):
         context_dropout: float = 0.1,
         distill_weight: float = 0.0,
         distill_decoders: float = 0.0,
+        distill_encoder: float = 0.0,
+        distill_encoder_share: float = 0.25,
         joint_targets: Sequence[Sequence[Any]] = (),
         targets_per: str = "utterance",
     ) -> None:
@@ -81,6 +83,10 @@ class GatedModelMixin(AbsESPnetModel):
                 with every gate open teach the gated one. Costs one more forward pass.
             distill_decoders: weight of another: where a batch has several decoder sparsities (``joint_targets``), the
                 posteriors at the first teach the decoder at the others. They are there already.
+            distill_encoder: weight of a third: utterances whose encoder runs whole pass it again, pruned to a share
+                drawn from its ``gating.target_sparsity`` and ``anchors`` (one for all of them), and its first output
+                teaches the second. Prunes the encoder without taking batches from the whole one.
+            distill_encoder_share: at most this share of a batch passes again.
             joint_targets: ``[encoder, decoder, share]`` each: share of the training utterances that are asked for
                 this sparsity in encoders and decoders together. The others draw each stack's target by itself.
                 Where ``decoder`` is a list, the batch passes the encoder once and the decoder once for each of them,
@@ -99,7 +105,7 @@ class GatedModelMixin(AbsESPnetModel):
             if not hasattr(super(), "_calc_att_loss"):
                 raise ValueError(f"joint_targets with a list of decoder sparsities: not for {type(self).__name__}")
         self._further_decoders: tuple[float, ...] = ()
-        self._further_gates: list[tuple[Gates, Tensor]] = []
+        self._further_gates: dict[str, list[tuple[Gates, Tensor]]] = {}
         self._divergences: list[Tensor] = []
         if not 0.0 <= context_dropout <= 1.0:
             raise ValueError(f"context_dropout must be in [0, 1], got {context_dropout}")
@@ -108,6 +114,9 @@ class GatedModelMixin(AbsESPnetModel):
         self.sparsity_level = sparsity_level
         self.distill_weight = distill_weight
         self.distill_decoders = distill_decoders
+        self.distill_encoder, self.distill_encoder_share = distill_encoder, distill_encoder_share
+        if distill_encoder > 0:
+            self._check_distill_encoder()
         defaults = {**(default_context or {}), **_context_of_environment()}
         self.context_fields = parse_fields(
             self.usual_context if context is None else context, self.token_list, defaults
@@ -123,6 +132,21 @@ class GatedModelMixin(AbsESPnetModel):
             if scorer is not None:
                 scorer.announce_primer = self.announce_primer  # see espnet_gated.primer
         self.set_sparsity(*parse_sparsity(os.environ.get(SPARSITY_VARIABLE), SPARSITY_VARIABLE))
+
+    def _check_distill_encoder(self) -> None:
+        if not 0.0 < self.distill_encoder_share <= 1.0:
+            raise ValueError(f"distill_encoder_share must be in (0, 1], got {self.distill_encoder_share}")
+        predictor = self.gate_predictors().get("encoder")
+        if predictor is None:
+            raise ValueError(f"distill_encoder needs a gated encoder, got {type(self.encoder).__name__}")
+        low, high = predictor.config.target_range
+        drawn = low < high and predictor.config.dense_prob > 0
+        if not drawn and all(target.encoder > 0 for target in self.joint_targets):
+            raise ValueError(
+                "distill_encoder: no utterance trains with its encoder open; give gating.target_sparsity a range with "
+                f"a dense_prob, or joint_targets an encoder sparsity of 0 (target_sparsity is {low}"
+                f"{f' to {high}' if high > low else ''})"
+            )
 
     def gate_predictors(self) -> dict[str, GatePredictor]:
         """The predictors by stack name; a stack that is not gated is missing."""
@@ -215,11 +239,13 @@ class GatedModelMixin(AbsESPnetModel):
             for name in (f.name, f"{f.name}_lengths"):
                 batch.pop(name, None)
         teacher = self._dense_posteriors(batch) if self.training and self.distill_weight > 0 else None
-        with self.gating(context), _captured(self) as student:
-            self._further_gates, self._divergences = [], []
+        with self.gating(context):
+            self._further_gates, self._divergences = {}, []
             for predictor in self.gate_predictors().values():
                 predictor.last = None
-            loss, stats, weight = super().forward(**batch)
+            with _captured(self) as student:
+                loss, stats, weight = super().forward(**batch)
+            mismatch = self._mismatch(student) if self.training and self.distill_encoder > 0 else None
             penalty = self._sparsity(stats)
         if teacher is not None:
             distillation = self._distillation(student, teacher)
@@ -229,6 +255,9 @@ class GatedModelMixin(AbsESPnetModel):
             divergence = sum(self._divergences) / len(self._divergences)
             stats["loss_distill_decoder"] = divergence.detach()
             loss = loss + self.distill_decoders * divergence.to(loss)
+        if mismatch is not None:
+            stats["loss_distill_encoder"] = mismatch.detach()
+            loss = loss + self.distill_encoder * mismatch.to(loss)
         if self.training:
             loss = loss + self._weight() * penalty.to(loss)
             stats["loss"] = loss.detach()
@@ -268,28 +297,53 @@ class GatedModelMixin(AbsESPnetModel):
         with _captured(self) as first:
             results = [calculate(encoder_out, *args)]
         for sparsity in self._further_decoders:
-            with self._asking_decoder(sparsity), _captured(self) as further:
+            with self._asking("decoder", sparsity), _captured(self) as further:
                 results.append(calculate(encoder_out, *args))
             if self.distill_decoders > 0:
                 self._divergences.append(distillation_loss(further["decoder"][0], *first["decoder"]))
         return tuple(None if values[0] is None else sum(values) / len(values) for values in zip(*results, strict=True))
 
+    def _mismatch(self, whole: dict[str, Any]) -> Tensor | None:
+        """What a pruned encoder's output lacks of the whole one's, for some utterances that ran all of it.
+
+        Args:
+            whole: what :func:`_captured` kept of the batch.
+        """
+        predictor = self.gate_predictors()["encoder"]
+        out, mask = whole["encoder"]
+        most = max(1, round(self.distill_encoder_share * len(out)))
+        rows = (predictor.asked(out[:, 0, 0]) == 0).nonzero().flatten()[:most]
+        if not len(rows):
+            return None
+        inputs, options = whole["encoder_call"]
+        with self._asking("encoder", float(predictor.draw_pruned(1)), rows):
+            pruned = _first(self.encoder(*(x[rows] for x in inputs[:2]), *inputs[2:], **options))
+        return matching_loss(pruned, out[rows], mask[rows])
+
     @contextmanager
-    def _asking_decoder(self, sparsity: float) -> Iterator[None]:
-        """Ask the decoder for another sparsity inside the ``with`` block, as if it were another batch's.
+    def _asking(self, stack: str, sparsity: float, rows: Tensor | None = None) -> Iterator[None]:
+        """Ask a stack for another sparsity inside the ``with`` block, as if it were another batch's.
 
         What it decides there is kept for the sparsity loss; its count of updates stays that of batches.
+
+        Args:
+            stack: ``encoder`` or ``decoder``.
+            sparsity: what the warm-up ends with.
+            rows: (n,) utterances that the other batch consists of; ``None``: all.
         """
-        predictor = self.gate_predictors()["decoder"]
-        context, gates, updates = predictor.current or GatingContext(), predictor.last, predictor.num_updates.clone()
-        target = predictor.ramp(torch.full_like(context.sparsity["decoder"], sparsity))
-        predictor.current = replace(context, sparsity={**context.sparsity, "decoder": target})
+        predictor = self.gate_predictors()[stack]
+        known, gates, updates = predictor.current, predictor.last, predictor.num_updates.clone()
+        context = known or GatingContext()
+        if rows is not None:
+            context = context.select(rows)
+        target = predictor.ramp(torch.full_like(context.sparsity[stack], sparsity))
+        predictor.current = replace(context, sparsity={**context.sparsity, stack: target})
         try:
             yield
             if isinstance(predictor.last, Gates):
-                self._further_gates.append((predictor.last, target))
+                self._further_gates.setdefault(stack, []).append((predictor.last, target))
         finally:
-            predictor.current, predictor.last = context, gates
+            predictor.current, predictor.last = known, gates
             predictor.num_updates.copy_(updates)
 
     def _sparsity(self, stats: dict[str, Tensor]) -> Tensor:
@@ -299,7 +353,7 @@ class GatedModelMixin(AbsESPnetModel):
             if not isinstance(gates, Gates):
                 continue  # a stack that this batch did not need
             skipped = gates.skipped()
-            decided = [(gates, predictor.asked(skipped)), *(self._further_gates if name == "decoder" else [])]
+            decided = [(gates, predictor.asked(skipped)), *self._further_gates.get(name, [])]
             stats[f"sparsity_{name}"] = torch.cat([g.skipped().detach() for g, _ in decided]).mean()
             stats[f"target_{name}"] = torch.cat([target for _, target in decided]).mean()
             losses = [self._sparsity_of(predictor, *pair) for pair in decided]
@@ -367,18 +421,22 @@ def _context_of_environment() -> dict[str, str]:
 
 @contextmanager
 def _captured(model: Any) -> Iterator[dict[str, Any]]:
-    """Keep what encoder and decoder return inside the ``with`` block: name → (output (B, T, …), mask (B, T))."""
+    """Keep what encoder and decoder return inside the ``with`` block: name → (output (B, T, …), mask (B, T)).
+
+    ``encoder_call`` is what the encoder was called with: positional and named arguments.
+    """
     found: dict[str, Any] = {}
 
-    def keep_encoder(_: Any, __: Any, result: Any) -> None:
-        out = result[0][0] if isinstance(result[0], tuple) else result[0]
+    def keep_encoder(_: Any, inputs: Any, options: Any, result: Any) -> None:
+        out = _first(result)
+        found["encoder_call"] = inputs, options
         found["encoder"] = out, ~make_pad_mask(result[1], maxlen=out.size(1)).to(out.device)
 
     def keep_decoder(_: Any, inputs: Any, result: Any) -> None:
-        out = result[0][0] if isinstance(result[0], tuple) else result[0]
+        out = _first(result)
         found["decoder"] = out, ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)
 
-    handles = [model.encoder.register_forward_hook(keep_encoder)]
+    handles = [model.encoder.register_forward_hook(keep_encoder, with_kwargs=True)]
     if getattr(model, "decoder", None) is not None:
         handles.append(model.decoder.register_forward_hook(keep_decoder))
     try:
@@ -386,3 +444,9 @@ def _captured(model: Any) -> Iterator[dict[str, Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _first(result: Any) -> Tensor:
+    """The last layer's output, (B, T, …), among what an encoder or decoder returns."""
+    out: Tensor = result[0][0] if isinstance(result[0], tuple) else result[0]
+    return out

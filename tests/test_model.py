@@ -184,6 +184,28 @@ def test_a_batch_of_one_target_leaves_closed_modules_out():
             assert all(gradients) if is_open else not any(gradients), (name, layer, module)
 
 
+def test_final_masks_that_differ_by_utterance_train_as_if_rows_were_picked(monkeypatch):
+    """Law 2 in training: multiplying a module's output by its gate is not computing the rows that it closes."""
+    gating = {"target_sparsity": 0.5, "freeze_steps": 1, "sampler": "budget"}
+    found = []
+    for multiply_from in (None, 0.0, 0.6):
+        monkeypatch.setattr("espnet_gated.gating.predictor._MULTIPLY_FROM", multiply_from)
+        model = lively(gating, context_dropout=0.0).train()
+        for predictor in model.gate_predictors().values():
+            predictor.num_updates += 1
+        loss, _, _ = model(**training_batch())
+        loss.backward()
+        kinds = {
+            gate.soft for p in model.gate_predictors().values() for gate in map(p.last._module, range(len(p.names)))
+        }
+        assert kinds == ({False} if multiply_from is None else {False, True})
+        found.append((loss.detach(), model.encoder.after_norm.weight.grad, model.decoder.after_norm.weight.grad))
+        for predictor in model.gate_predictors().values():
+            assert bool((predictor.last.values != predictor.last.values[:1]).any())
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
 def test_several_decoder_targets_for_one_pass_through_the_encoder():
     """The loss of a batch with a list of decoder sparsities is the mean of those at each; the encoder runs once."""
     gating = {"target_sparsity": [0.0, 0.7], "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
@@ -224,6 +246,68 @@ def test_the_open_decoder_teaches_the_pruned_one():
     assert float(stats["loss_distill_decoder"]) > 1e-3
     assert taught - plain == pytest.approx(2.0 * float(stats["loss_distill_decoder"]), rel=1e-4)
     assert float(losses([0.5, 0.5], 2.0)[1]["loss_distill_decoder"]) == pytest.approx(0.0, abs=1e-6)
+
+
+FINAL = {"target_sparsity": [0.0, 0.7], "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
+
+
+def whole_and_pruned(weight, joint=((0.0, 0.5, 1.0),), anchors=(0.6,), share=0.25, **options):
+    """A model with final masks, and what its encoder returned while it passed a batch: a list of (B, T, size)."""
+    gating = FINAL | {"anchors": list(anchors), "anchor_prob": 1.0}
+    options = {"joint_targets": joint, "distill_encoder": weight, "distill_encoder_share": share} | options
+    model = models(gating, **options)[1].train()
+    for predictor in model.gate_predictors().values():
+        predictor.num_updates += 1
+    passes = []
+    model.encoder.register_forward_hook(lambda _, __, result: passes.append(result[0]))
+    loss, stats, _ = model(**training_batch())
+    return model, passes, loss, stats
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.25, 1), (1.0, None)])
+def test_the_whole_encoder_teaches_the_pruned_one(share, rows):
+    """``distill_encoder``: its weight times the relative squared error of the pruned pass of some utterances."""
+    plain = float(whole_and_pruned(0.0)[2])
+    model, (whole, pruned), loss, stats = whole_and_pruned(3.0, share=share)
+    rows = rows or len(whole)
+    assert pruned.shape == whole[:rows].shape
+    mismatch = float(stats["loss_distill_encoder"])
+    assert mismatch > 1e-3
+    lengths = model.encode(**{k: v for k, v in training_batch().items() if k.startswith("speech")})[1][:rows]
+    valid = torch.arange(whole.size(1)) < lengths[:, None]
+    error, power = (pruned - whole[:rows])[valid].square().sum(), whole[:rows][valid].square().sum()
+    assert mismatch == pytest.approx(float(error / power), rel=1e-5)
+    # Beside its own weight it adds to the sparsity loss: the mean of both passes' stands for the encoder's.
+    extra = 10.0 * (float(stats["loss_sparsity"]) - float(whole_and_pruned(0.0)[3]["loss_sparsity"]))
+    assert float(loss) - plain == pytest.approx(3.0 * mismatch + extra, rel=1e-4)
+    assert float(stats["target_encoder"]) == pytest.approx(0.6 * rows / (len(whole) + rows))
+    assert {int(p.num_updates) for p in model.gate_predictors().values()} == {1}
+
+
+def test_a_pruned_pass_that_prunes_nothing_has_nothing_to_learn():
+    _, passes, _, stats = whole_and_pruned(1.0, anchors=(0.0,))
+    assert len(passes) == 2
+    assert float(stats["loss_distill_encoder"]) == 0.0
+
+
+def test_utterances_with_a_pruned_encoder_teach_nothing():
+    _, passes, _, stats = whole_and_pruned(1.0, joint=((0.3, 0.5, 1.0),))
+    assert len(passes) == 1
+    assert "loss_distill_encoder" not in stats
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"distill_encoder_share": 0.0}, r"distill_encoder_share must be in \(0, 1\], got 0.0"),
+        ({"gating": {"target_sparsity": 0.5}}, r"no utterance trains with its encoder open; .* is 0.5\)"),
+        ({"gating": FINAL | {"dense_prob": 0.0}}, r"no utterance trains with its encoder open; .* is 0.0 to 0.7\)"),
+    ],
+)
+def test_impossible_distillation_of_the_encoder(options, message):
+    options = {"gating": FINAL, "distill_encoder": 1.0} | options
+    with pytest.raises(ValueError, match=message):
+        models(options.pop("gating"), **options)
 
 
 def test_updates_are_counted_by_batches():

@@ -121,6 +121,19 @@ def test_distillation(task: str) -> None:
     assert stats["loss_distill"] > 0
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_distillation_of_the_encoder(task: str) -> None:
+    model = build(task, model_conf={"distill_encoder": 0.5, "joint_targets": [[0.0, 0.5, 1.0]]})
+    loss, stats, _ = model(**batch(task))
+    loss.backward()
+    assert stats["loss_distill_encoder"] > 0
+
+
+def test_distillation_of_an_encoder_that_is_not_gated() -> None:
+    with pytest.raises(ValueError, match="distill_encoder needs a gated encoder, got TransformerEncoder"):
+        build("s2t", encoder=DENSE["encoder"], encoder_conf=DENSE["encoder_conf"], model_conf={"distill_encoder": 0.5})
+
+
 SEVERAL = {"joint_targets": [[0.0, [0.0, 0.5], 1.0]], "targets_per": "batch", "distill_decoders": 0.5}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 SAMPLERS = ("gumbel", "budget")
@@ -35,7 +35,8 @@ class GatingConfig:
         anneal_steps: training updates until temperature and noise are at their end.
         warmup_steps: training updates over which the target rises from 0.
         prior: scale of the logits that fine-tuning starts from: layers far from each other stay, those between them go
-            first (:func:`espnet_gated.gating.predictor.spread_layers`); 0: all modules start alike.
+            first (:func:`espnet_gated.gating.predictor.spread_layers`); 0: all layers start alike.
+        module_prior: what the logits of modules of a name start with beside that, e.g. ``{cgmlp: 0.5}``.
         gate_speed: how fast logits move for a step of the optimizer; below 1, weights adapt to the masks before the
             gates judge which modules these weights need.
         freeze_steps: training updates after which masks are final: decided as at inference, without a gradient to the
@@ -62,6 +63,7 @@ class GatingConfig:
     anneal_steps: int = 1000
     warmup_steps: int = 0
     prior: float = 0.0
+    module_prior: Mapping[str, float] = field(default_factory=dict)
     gate_speed: float = 1.0
     freeze_steps: int = 0
     hidden_units: int = 32
@@ -105,6 +107,10 @@ class GatingConfig:
         for name in ("dense_prob", "anchor_prob"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"gating.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not isinstance(self.module_prior, Mapping) or not all(
+            isinstance(value, int | float) for value in self.module_prior.values()
+        ):
+            raise ValueError(f"gating.module_prior takes {{module: number}}, got {self.module_prior!r}")
         for name in ("prior", "freeze_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"gating.{name} must be at least 0, got {getattr(self, name)}")

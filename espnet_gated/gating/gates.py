@@ -1,7 +1,7 @@
 """The answer of a gate predictor: one binary gate per module and utterance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,12 +62,13 @@ OPEN = ModuleGate()
 CLOSED = ModuleGate(closed=True)
 
 
-def hard_gate(value: Tensor, host: Sequence[float] | None = None) -> ModuleGate:
+def hard_gate(value: Tensor, host: Sequence[float] | None = None, multiply_from: float | None = None) -> ModuleGate:
     """Make a gate that skips from binary values.
 
     Args:
         value: (B,) or (B, T) zeros and ones.
         host: the same values (B,) on the host, where known: spares a device-to-host copy.
+        multiply_from: see :class:`Gates`.
     """
     if value.dim() == 2 and value.size(1) > 1:
         # Tokens of one utterance differ: whole rows cannot be skipped unless every token agrees.
@@ -79,6 +80,8 @@ def hard_gate(value: Tensor, host: Sequence[float] | None = None) -> ModuleGate:
         return OPEN
     if not any(flags):
         return CLOSED
+    if multiply_from is not None and sum(flags) >= multiply_from * len(flags):
+        return ModuleGate(value=value, soft=True)
     rows = tuple(i for i, flag in enumerate(flags) if flag)
     return ModuleGate(value=value, rows=on_device(rows, value.device), host_rows=rows)
 
@@ -99,6 +102,8 @@ class Gates:
         soft: training: multiply, do not skip.
         soft_open: (B, M) probability of being open (training only), else ``None``.
         host: ``values`` as nested lists, when hard: one device-to-host copy for the whole stack.
+        multiply_from: share of open rows from which a hard gate that differs by row is multiplied in, as soft ones are,
+            and its module runs for all rows; ``None``: never.
     """
 
     values: Tensor
@@ -108,6 +113,7 @@ class Gates:
     soft: bool
     soft_open: Tensor | None = None
     host: list[list[float]] | None = None
+    multiply_from: float | None = None
 
     def walk(self) -> "Gates":
         """These gates: they are decided already (see :class:`espnet_gated.gating.local.LocalGates`)."""
@@ -121,7 +127,7 @@ class Gates:
         if self.soft:
             return ModuleGate(value=self.values[:, column], soft=True)
         assert self.host is not None
-        return hard_gate(self.values[:, column], [row[column] for row in self.host])
+        return hard_gate(self.values[:, column], [row[column] for row in self.host], self.multiply_from)
 
     def skipped(self) -> Tensor:
         """Share of the cost that is skipped, (B,), differentiable in training."""
@@ -136,7 +142,7 @@ class Gates:
         """The gates of some rows (indices on the host; repeats allowed)."""
         host = None if self.host is None else [self.host[i] for i in rows]
         index = on_device(rows, self.values.device)
-        return Gates(self.values[index], self.names, self.costs, self.logits[index], self.soft, host=host)
+        return replace(self, values=self.values[index], logits=self.logits[index], soft_open=None, host=host)
 
 
 def all_open(batch: int, names: Sequence[ModuleName], costs: Tensor, like: Tensor) -> Gates:

@@ -20,6 +20,9 @@ from espnet_gated.gating.local import LocalGates, Tally, draw, per_row, pool
 from espnet_gated.gating.sampler import budget_gates
 
 _SPARSITY_KNOTS = 9
+_MULTIPLY_FROM = 0.3
+"""Under final masks in training, a module that this share of the rows needs runs for all of them: picking rows forward
+and backward takes longer than it spares (docs/experiments.md, «Picking rows in training»)."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +107,38 @@ class GatePredictor(torch.nn.Module):
             self.features = torch.nn.Linear(feature_size, width)
         self.sparsity = torch.nn.Linear(_SPARSITY_KNOTS, width, bias=False)
         self.context = ContextEncoder([], width)
-        start = config.prior / config.gate_speed * spread_layers(list(self._columns))  # of the outputs of each layer
+        starts = self._starts()  # of the outputs of each layer
         if self.is_local:
+            layers = zip(self._columns, starts, strict=True)
             self.heads = torch.nn.ModuleDict(
-                {
-                    str(layer): LayerHead(feature_size, width, bias.repeat(len(columns) + config.hierarchy))
-                    for (layer, columns), bias in zip(self._columns.items(), start, strict=True)
-                }
+                {str(layer): LayerHead(feature_size, width, torch.cat(start)) for layer, start in layers}
             )
         else:
-            layer_gates = start if config.hierarchy else start[:0]
-            self.output = _output_layer(width, torch.cat([start[self._layer_of], layer_gates]))
+            self.output = _output_layer(width, torch.cat([part for kind in zip(*starts, strict=True) for part in kind]))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
         self.current: GatingContext | None = None
         self.policy = InferencePolicy()
         self._last: Gates | LocalGates | None = None
+
+    def _starts(self) -> list[tuple[Tensor, Tensor]]:
+        """For each layer, what the outputs for its modules (m,) and for itself (1 with a hierarchy, else 0) start with.
+
+        Raises:
+            ValueError: if ``module_prior`` names a module that no layer has.
+        """
+        known = sorted({name for _, name in self.names})
+        for name in self.config.module_prior:
+            if name not in known:
+                raise ValueError(
+                    f"gating.module_prior: the {self.stack} has no gated module {name!r}; it has {', '.join(known)}"
+                )
+        of_layers = self.config.prior * spread_layers(list(self._columns))
+        starts = []
+        for columns, of_layer in zip(self._columns.values(), of_layers, strict=True):
+            of_modules = torch.tensor([self.config.module_prior.get(self.names[c][1], 0.0) for c in columns])
+            pair = of_layer + of_modules, of_layer.repeat(int(self.config.hierarchy))
+            starts.append((pair[0] / self.config.gate_speed, pair[1] / self.config.gate_speed))
+        return starts
 
     @property
     def is_local(self) -> bool:
@@ -264,14 +284,20 @@ class GatePredictor(torch.nn.Module):
         low, high = self.config.target_range
         if not self.training:
             return torch.full((batch,), 0.5 * (low + high), device=device)
+        target = self.draw_pruned(batch, device)
+        if high > low:
+            target = target * (torch.rand_like(target) >= self.config.dense_prob)
+        return self.ramp(target)
+
+    def draw_pruned(self, batch: int, device: torch.device | None = None) -> Tensor:
+        """Draw target sparsities from the range and its anchors alone, (batch,): nobody is spared, no ramp."""
+        low, high = self.config.target_range
         target = low + (high - low) * torch.rand(batch, device=device)
         if self.config.anchors:
             anchors = target.new_tensor(self.config.anchors)
             drawn = anchors[torch.randint(len(anchors), (batch,), device=device)]
             target = torch.where(torch.rand_like(target) < self.config.anchor_prob, drawn, target)
-        if high > low:
-            target = target * (torch.rand_like(target) >= self.config.dense_prob)
-        return self.ramp(target)
+        return target
 
     def ramp(self, target: Tensor) -> Tensor:
         """What is asked in place of ``target`` while the warm-up lasts."""
@@ -316,7 +342,8 @@ class GatePredictor(torch.nn.Module):
         # Asked sparsities come as float32: take off its rounding, so that 0.3 stays affordable as 0.3.
         rows = self._open(table[:, :-1], table[:, -1].round(6))
         values = torch.tensor(rows, dtype=pooled.dtype).to(pooled.device, non_blocking=True)
-        return Gates(values, self.names, self.costs, logits, soft=False, host=rows)
+        multiply_from = _MULTIPLY_FROM if self.training else None
+        return Gates(values, self.names, self.costs, logits, soft=False, host=rows, multiply_from=multiply_from)
 
     def _open(self, logits: np.ndarray, sparsity: np.ndarray) -> list[list[float]]:
         """Gates (B, M) under the policy, from logits (B, M) and asked sparsities (B,)."""

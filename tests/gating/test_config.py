@@ -27,6 +27,8 @@ BAD = {
         "gating.anchors must be within gating.target_sparsity, 0.0 to 0.5, got 0.7",
     ),
     "prior": ({"prior": -1}, "gating.prior must be at least 0, got -1"),
+    "module_prior": ({"module_prior": 0.5}, r"gating.module_prior takes \{module: number\}, got 0.5"),
+    "module_priors": ({"module_prior": {"attn": "high"}}, r"gating.module_prior takes .*, got \{'attn': 'high'\}"),
     "gate_speed": ({"gate_speed": 0}, "gating.gate_speed must be > 0, got 0"),
     "freeze_steps": ({"freeze_steps": -1}, "gating.freeze_steps must be at least 0, got -1"),
     "hidden_units": ({"hidden_units": 0}, "gating.hidden_units must be at least 1, got 0"),

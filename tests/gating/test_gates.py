@@ -1,5 +1,7 @@
 """Gates as values: open, closed, open for some rows, soft."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -56,6 +58,18 @@ def test_gates_per_token_are_multiplied():
     assert hard_gate(torch.zeros(2, 3)).closed
     gate = hard_gate(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     assert gate.soft and gate.value.shape == (2, 2)
+
+
+def test_a_gate_that_most_rows_need_is_multiplied_where_picking_rows_does_not_pay():
+    values = torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    gates = replace(from_values(values, NAMES, COSTS, soft=False), multiply_from=0.5)
+    most, none, one = (gates._module(column) for column in range(3))
+    assert most.soft and most.value.tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert none.closed
+    assert kind(one) == "rows" and one.rows.tolist() == [0]
+    assert kind(from_values(values, NAMES, COSTS, soft=False)._module(0)) == "rows"
+    assert gates.select([0, 2])._module(0).soft
+    assert gates.select([0, 1])._module(0).is_open
 
 
 def test_layers_see_their_own_gates():

@@ -193,8 +193,11 @@ def test_anchors_are_drawn_more_often():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         targets = predictor.draw_targets(8000)
+        pruned = predictor.draw_pruned(8000)
     for anchor in (0.3, 0.5):
         assert float(torch.isclose(targets, torch.tensor(anchor)).float().mean()) == pytest.approx(0.2, abs=0.02)
+        assert float(torch.isclose(pruned, torch.tensor(anchor)).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert float(pruned.min()) >= 0.2 - 1e-6
     assert float((targets == 0).float().mean()) == pytest.approx(0.2, abs=0.02)
 
 
@@ -207,6 +210,30 @@ def test_a_prior_keeps_layers_far_from_each_other():
     predictor.current = context(decoder=1 / 3)
     opened = predictor(POOLED).values[0].bool().tolist()
     assert [name for name, is_open in zip(NAMES, opened, strict=True) if not is_open] == NAMES[3:6]  # the middle layer
+
+
+@pytest.mark.parametrize("hierarchy", [False, True])
+@pytest.mark.parametrize(("level", "sampler"), [("utterance", "budget"), ("token", "gumbel")])
+def test_modules_of_a_name_may_start_apart(hierarchy, level, sampler):
+    """``module_prior`` moves the first outputs of the modules of its name, whatever the layer, and no layer's."""
+    options = {"hierarchy": hierarchy, "level": level, "sampler": sampler, "gate_speed": 0.5, "prior": 1.0}
+    plain, moved = (make(lively=False, **options, module_prior=prior) for prior in ({}, {"src_attn": 1.5}))
+
+    def biases(predictor):
+        if level == "token":
+            return torch.cat([head.output.bias for head in predictor.heads.values()]).tolist()
+        return predictor.output.bias.tolist()
+
+    per_layer = [0.0, 3.0, 0.0] + [0.0] * (hierarchy and level == "token")
+    expected = per_layer * 3 + [0.0] * (3 * (hierarchy and level == "utterance"))
+    differences = [b - a for a, b in zip(biases(plain), biases(moved), strict=True)]
+    assert differences == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_prior_for_a_module_that_is_not_there():
+    message = "module_prior: the decoder has no gated module 'cgmlp'; it has feed_forward, self_attn, src_attn"
+    with pytest.raises(ValueError, match=message):
+        make(module_prior={"cgmlp": 0.5})
 
 
 def test_slow_gates_start_alike_and_move_less():
