@@ -14,6 +14,7 @@ from espnet_gated.registry import register
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 STACKS = ("encoder", "decoder")
 HALF = {"target_sparsity": 0.5}
+FINAL = {"target_sparsity": [0.0, 0.7], "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -208,8 +209,7 @@ def test_final_masks_that_differ_by_utterance_train_as_if_rows_were_picked(monke
 
 def test_several_decoder_targets_for_one_pass_through_the_encoder():
     """The loss of a batch with a list of decoder sparsities is the mean of those at each; the encoder runs once."""
-    gating = {"target_sparsity": [0.0, 0.7], "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
-    model = models(gating, joint_targets=[[0.3, [0.0, 0.5, 0.3], 1.0]], targets_per="batch")[1].train()
+    model = models(FINAL, joint_targets=[[0.3, [0.0, 0.5, 0.3], 1.0]], targets_per="batch")[1].train()
     for predictor in model.gate_predictors().values():
         predictor.num_updates += 1
     calls = []
@@ -230,11 +230,10 @@ def test_several_decoder_targets_for_one_pass_through_the_encoder():
 
 def test_the_open_decoder_teaches_the_pruned_one():
     """``distill_decoders``: its weight times the divergence from the first of the batch's decoder sparsities."""
-    gating = {"target_sparsity": [0.0, 0.7], "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
 
     def losses(decoders, weight):
         several = {"joint_targets": [[0.3, decoders, 1.0]], "targets_per": "batch", "distill_decoders": weight}
-        model = models(gating, **several)[1].train()
+        model = models(FINAL, **several)[1].train()
         for predictor in model.gate_predictors().values():
             predictor.num_updates += 1
         loss, stats, _ = model(**training_batch())
@@ -248,13 +247,10 @@ def test_the_open_decoder_teaches_the_pruned_one():
     assert float(losses([0.5, 0.5], 2.0)[1]["loss_distill_decoder"]) == pytest.approx(0.0, abs=1e-6)
 
 
-FINAL = {"target_sparsity": [0.0, 0.7], "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
-
-
-def whole_and_pruned(weight, joint=((0.0, 0.5, 1.0),), anchors=(0.6,), share=0.25, **options):
+def whole_and_pruned(weight, joint=((0.0, 0.5, 1.0),), anchors=(0.6,), share=0.25):
     """A model with final masks, and what its encoder returned while it passed a batch: a list of (B, T, size)."""
     gating = FINAL | {"anchors": list(anchors), "anchor_prob": 1.0}
-    options = {"joint_targets": joint, "distill_encoder": weight, "distill_encoder_share": share} | options
+    options = {"joint_targets": joint, "distill_encoder": weight, "distill_encoder_share": share}
     model = models(gating, **options)[1].train()
     for predictor in model.gate_predictors().values():
         predictor.num_updates += 1
@@ -267,7 +263,7 @@ def whole_and_pruned(weight, joint=((0.0, 0.5, 1.0),), anchors=(0.6,), share=0.2
 @pytest.mark.parametrize(("share", "rows"), [(0.25, 1), (1.0, None)])
 def test_the_whole_encoder_teaches_the_pruned_one(share, rows):
     """``distill_encoder``: its weight times the relative squared error of the pruned pass of some utterances."""
-    plain = float(whole_and_pruned(0.0)[2])
+    _, _, plain, plain_stats = whole_and_pruned(0.0)
     model, (whole, pruned), loss, stats = whole_and_pruned(3.0, share=share)
     rows = rows or len(whole)
     assert pruned.shape == whole[:rows].shape
@@ -278,8 +274,8 @@ def test_the_whole_encoder_teaches_the_pruned_one(share, rows):
     error, power = (pruned - whole[:rows])[valid].square().sum(), whole[:rows][valid].square().sum()
     assert mismatch == pytest.approx(float(error / power), rel=1e-5)
     # Beside its own weight it adds to the sparsity loss: the mean of both passes' stands for the encoder's.
-    extra = 10.0 * (float(stats["loss_sparsity"]) - float(whole_and_pruned(0.0)[3]["loss_sparsity"]))
-    assert float(loss) - plain == pytest.approx(3.0 * mismatch + extra, rel=1e-4)
+    extra = 10.0 * (float(stats["loss_sparsity"]) - float(plain_stats["loss_sparsity"]))
+    assert float(loss) - float(plain) == pytest.approx(3.0 * mismatch + extra, rel=1e-4)
     assert float(stats["target_encoder"]) == pytest.approx(0.6 * rows / (len(whole) + rows))
     assert {int(p.num_updates) for p in model.gate_predictors().values()} == {1}
 
