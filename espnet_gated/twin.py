@@ -79,9 +79,10 @@ def load_weights(model: nn.Module, path: str) -> None:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    # A dense checkpoint has no predictors; one that has some must have all of them.
+    # A dense checkpoint has no predictors; one that has some must have all of them, but for what came later.
     gated = any(".gate_predictor." in name for name in state)
-    missing = [name for name in own if name not in state and (gated or ".gate_predictor." not in name)]
+    optional = ".gate_predictor.thresholds" if gated else ".gate_predictor."
+    missing = [name for name in own if name not in state and optional not in name]
     unknown = [name for name in state if name not in own and ".gate_predictor." not in name]
     for problem, names in (("", wrong), ("missing ", missing), ("unknown ", unknown)):
         if names:

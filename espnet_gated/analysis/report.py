@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_gated.analysis import gate_sections
+from espnet_gated.analysis import budget_table, gate_sections
+from espnet_gated.analysis.budget_table import read_budgets
 from espnet_gated.analysis.comparisons import BETTER, SAME, Comparisons, compare
 from espnet_gated.analysis.environment import environment_section
 from espnet_gated.analysis.experiment import REFERENCES, TASKS, Decoding, Experiment, TestSet, read_experiment
@@ -61,6 +62,7 @@ def make_report(expdir: str | Path, gated: str | None = None, resamples: int = R
             summary += _one_set(page, experiment, test_set, test_set.gated_system(gated), resamples)
     for name in experiment.unscored:
         summary.append(f"{name}: decoded but not scored, left out")
+    _budgets(page, Path(expdir))
     environment_section(page, experiment)
     return Report(page, summary)
 
@@ -197,6 +199,16 @@ def _comparisons(page: Page, prefix: str, comparisons: Comparisons) -> None:
                 mark = Mark(c.verdict, "none" if c.verdict == SAME else "good" if c.verdict == BETTER else "bad")
                 row += [f"{c.result.score_a:.1f} → {c.result.score_b:.1f}", difference(c), mark]
         page.table(header, list(rows.values()), left=2)
+
+
+def _budgets(page: Page, expdir: Path) -> None:
+    tables = read_budgets(expdir)
+    if tables:
+        page.section(budget_table.TITLE)
+        page.text(budget_table.LEGEND)
+    for heading, cells in tables:
+        page.heading(heading.removeprefix(f"{budget_table.TITLE}: "))
+        page.table(budget_table.HEADER, cells)
 
 
 def _findings(page: Page, prefix: str, findings: Sequence[Finding]) -> None:

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from espnet_gated.analysis import budget_table
+from espnet_gated.analysis.budget_table import read_budgets
 from espnet_gated.analysis.scoring import ALL, META_FILE, SCORE_FILE, write_json
 from espnet_gated.analysis.sparsity_table import sparsity_tables
 from espnet_gated.analysis.table import markdown_table, number, pair_name, text_table, with_interval
@@ -85,12 +87,14 @@ class Results:
     """All rows below an experiment directory and how they were made.
 
     ``score_metas`` and ``decode_metas`` map a decoding directory (relative to the experiment) to
-    the content of its ``score_meta.json`` and ``decode_meta.json``.
+    the content of its ``score_meta.json`` and ``decode_meta.json``; ``budgets`` are tables of
+    sparsity asked and reached: (heading, cells).
     """
 
     rows: list[Row] = field(default_factory=list)
     score_metas: dict[str, Row] = field(default_factory=dict)
     decode_metas: dict[str, Row] = field(default_factory=dict)
+    budgets: list[tuple[str, list[list[str]]]] = field(default_factory=list)
 
     def write(self, expdir: str | Path) -> None:
         """Write ``results.json`` and ``RESULTS.md``."""
@@ -105,7 +109,7 @@ def gather(expdir: str | Path) -> Results:
     """Read every ``score.json`` below a directory; the rows come sorted and with ``speedup``.
 
     Raises:
-        ResultsError: when there is none, one is broken, or two hold the same row.
+        ValueError: when there is none, one is broken, or two hold the same row.
     """
     expdir = Path(expdir)
     results = Results()
@@ -126,6 +130,7 @@ def gather(expdir: str | Path) -> Results:
         raise ResultsError(f"{expdir}: no {SCORE_FILE} below; score first")
     results.rows.sort(key=_order)
     _add_speedup(results.rows)
+    results.budgets = read_budgets(expdir)
     return results
 
 
@@ -185,6 +190,8 @@ def report(results: Results) -> str:
             parts += [f"### {title}", markdown_table(header, cells, n_left=2)]
         for title, header, cells in language_tables(rows):
             parts += [f"### {title}", markdown_table(header, cells)]
+    for heading, cells in results.budgets:
+        parts += [f"## {heading}", markdown_table(budget_table.HEADER, cells), budget_table.LEGEND]
     parts.append(_scoring_section(results))
     parts.append(_commands(results))
     return "\n\n".join(parts) + "\n"

@@ -4,44 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_gated.gating.budget import budget_in_order, exact_budgets
 from espnet_gated.gating.config import GatingConfig, check_sparsity
 from espnet_gated.gating.context import ContextEncoder, ContextField, GatingContext
 from espnet_gated.gating.gates import Gates, ModuleName, all_open, from_values
 from espnet_gated.gating.hierarchy import Scores, prior_log_odds
 from espnet_gated.gating.local import LocalGates, Tally, draw, per_row, pool
+from espnet_gated.gating.policy import THRESHOLD_SPARSITIES, InferencePolicy, interpolated
 from espnet_gated.gating.sampler import budget_gates
 
 _SPARSITY_KNOTS = 9
 _MULTIPLY_FROM = 0.3
 """Under final masks in training, a module that this share of the rows needs runs for all of them: picking rows forward
 and backward takes longer than it spares (docs/experiments.md, «Picking rows in training»)."""
-
-
-@dataclass(frozen=True)
-class InferencePolicy:
-    """How logits become gates at inference.
-
-    Attributes:
-        sparsity: asked share to skip; ``None``: the model's default.
-        budget: ``exact`` (every utterance within its budget), ``learned`` (logit > 0), ``open`` (dense), ``random``
-            or ``fixed``
-            (baselines: random masks within the budget; the same mask, ``mask``, for everyone).
-        mask: (M,) for ``fixed``.
-        seed: of ``random``.
-    """
-
-    sparsity: float | None = None
-    budget: str | None = None
-    mask: tuple[float, ...] | None = None
-    seed: int = 0
 
 
 class LayerHead(torch.nn.Module):
@@ -116,9 +95,15 @@ class GatePredictor(torch.nn.Module):
         else:
             self.output = _output_layer(width, torch.cat([part for kind in zip(*starts, strict=True) for part in kind]))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+        # Of the learned budget: 0 until espnet_gated.inference.learned_budget has seen some speech.
+        self.register_buffer("thresholds", torch.zeros(len(THRESHOLD_SPARSITIES)))
         self.current: GatingContext | None = None
         self.policy = InferencePolicy()
         self._last: Gates | LocalGates | None = None
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}thresholds", self.thresholds)  # checkpoints from before there were any
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _starts(self) -> list[tuple[Tensor, Tensor]]:
         """For each layer, what the outputs for its modules (m,) and for itself (1 with a hierarchy, else 0) start with.
@@ -211,6 +196,10 @@ class GatePredictor(torch.nn.Module):
         """Log-odds of running each module, (B, M), from one look at the utterance."""
         return self._scores(pooled, sparsity).joint
 
+    def margins(self, pooled: Tensor, sparsity: Tensor) -> Tensor:
+        """By how much each module is above the threshold of the learned budget, (B, M): positive ones run."""
+        return self._scores(pooled, sparsity).both - interpolated(self.thresholds, sparsity)[:, None]
+
     def _scores(self, pooled: Tensor, sparsity: Tensor) -> Scores:
         layer_of = self._layer_of if self.config.hierarchy else None
         return self._look(self, pooled, self._known(pooled, sparsity), sparsity, layer_of)
@@ -253,6 +242,10 @@ class GatePredictor(torch.nn.Module):
         if self.current is not None and self.stack in self.current.sparsity:
             return not bool(sparsity.any())
         return not self._usual_sparsity
+
+    @property
+    def _budget(self) -> str:
+        return self.policy.budget or self.config.inference_budget
 
     @property
     def _usual_sparsity(self) -> float:
@@ -334,41 +327,15 @@ class GatePredictor(torch.nn.Module):
         if self.is_local:  # left to decide here is what needs no look (see ``_begin``)
             logits = pooled.new_zeros(pooled.size(0), len(self.names))
         else:
-            scores = self._scores(pooled, sparsity)
-            logits = scores.both if (self.policy.budget or self.config.inference_budget) == "learned" else scores.joint
+            logits = self.margins(pooled, sparsity) if self._budget == "learned" else self.logits(pooled, sparsity)
         # The one device-to-host copy of this stack: what follows needs the numbers on the host. An utterance has two,
         # as the decoder's predictor pools what the encoder puts out under gates that are decided already.
         table = torch.cat([logits, sparsity[:, None]], dim=1).detach().double().cpu().numpy()
         # Asked sparsities come as float32: take off its rounding, so that 0.3 stays affordable as 0.3.
-        rows = self._open(table[:, :-1], table[:, -1].round(6))
+        rows = self.policy.opened(self._budget, table[:, :-1], self.costs, table[:, -1].round(6))
         values = torch.tensor(rows, dtype=pooled.dtype).to(pooled.device, non_blocking=True)
         multiply_from = _MULTIPLY_FROM if self.training else None
         return Gates(values, self.names, self.costs, logits, soft=False, host=rows, multiply_from=multiply_from)
-
-    def _open(self, logits: np.ndarray, sparsity: np.ndarray) -> list[list[float]]:
-        """Gates (B, M) under the policy, from logits (B, M) and asked sparsities (B,)."""
-        if not sparsity.any():
-            return [[1.0] * logits.shape[1]] * len(logits)
-        budget = self.policy.budget or self.config.inference_budget
-        if budget == "exact":
-            opened = exact_budgets(logits, self.costs.tolist(), sparsity)
-        elif budget == "learned":
-            opened = logits > 0
-        elif budget == "fixed" and self.policy.mask is not None:
-            opened = np.array([self.policy.mask] * len(logits))
-        elif budget == "random":
-            opened = np.array([self._random_mask(*row) for row in zip(logits, sparsity, strict=True)])
-        else:
-            raise ValueError(f"budget must be exact, learned, open, fixed or random, got {budget!r}")
-        opened = np.where(sparsity[:, None] == 0.0, 1.0, opened)
-        result: list[list[float]] = opened.astype(float).tolist()
-        return result
-
-    def _random_mask(self, logits: np.ndarray, sparsity: float) -> list[bool]:
-        # The utterance is known by its logits, which a batch changes in the last digits only.
-        seed = hash((self.policy.seed, *(round(v, 3) for v in logits.tolist()))) % 2**31
-        order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed)).tolist()
-        return budget_in_order(order, self.costs.tolist(), sparsity)
 
     def set_policy(self, sparsity: float | None = None, budget: str | None = None, **more: object) -> None:
         """Choose the sparsity and the kind of budget for the next utterances.

@@ -260,6 +260,17 @@ class Speech2Text(ESPnetSpeech2Text):
         return decode_long(self, request, how)
 
     @torch.no_grad()
+    def decide(self, requests: Sequence[Request]) -> None:
+        """Let the predictors decide on utterances that nobody decodes: the encoder runs, the decoder only begins."""
+        primers = [self._primer(r) for r in requests]
+        context = self._context(requests, primers)
+        encoded = self._encode([self._prepare(r.speech) for r in requests], context)
+        for group in _groups([(len(primers[i]), len(e.memory)) for i, e in enumerate(encoded)]):
+            self._see(context, group)
+            memory = torch.stack([encoded[i].memory for i in group])
+            self.s2t_model.decoder.decide(memory, None, torch.tensor([primers[i] for i in group]))
+
+    @torch.no_grad()
     def measure_flops(self, request: Request) -> dict[str, float]:
         """FLOPs of decoding one utterance: ``encoder`` (with frontend) and ``decoder`` (the whole search)."""
         primer, speech = self._primer(request), self._prepare(request.speech)

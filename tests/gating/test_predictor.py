@@ -6,6 +6,7 @@ import torch
 from espnet_gated.gating.config import GatingConfig
 from espnet_gated.gating.context import GatingContext, parse_fields
 from espnet_gated.gating.costs import shares
+from espnet_gated.gating.policy import THRESHOLD_SPARSITIES
 from espnet_gated.gating.predictor import GatePredictor, pool, spread_layers
 
 NAMES = [(layer, name) for layer in range(3) for name in ("self_attn", "src_attn", "feed_forward")]
@@ -71,6 +72,46 @@ def test_budgets_of_the_policy():
     predictor.set_policy(0.5, "loose")
     with pytest.raises(ValueError, match="budget must be .* got 'loose'"):
         predictor(POOLED)
+
+
+def test_only_the_learned_budget_knows_thresholds():
+    predictor = make(target_sparsity=0.5)
+    before = {}
+    for budget in ("learned", "exact", "random"):
+        predictor.set_policy(0.3, budget)
+        before[budget] = predictor(POOLED).values
+    logits = predictor.logits(POOLED, torch.full((4,), 0.3))
+    threshold = float(logits.median())
+    predictor.thresholds[THRESHOLD_SPARSITIES.index(0.3)] = threshold
+    for budget, values in before.items():
+        predictor.set_policy(0.3, budget)
+        assert torch.equal(predictor(POOLED).values, values) is (budget != "learned"), budget
+    predictor.set_policy(0.3, "learned")
+    assert torch.equal(predictor(POOLED).values, (logits > threshold).float())
+    predictor.set_policy(0.0, "learned")
+    assert predictor(POOLED).values.all()
+
+
+def test_thresholds_of_utterances_that_ask_for_different_shares():
+    predictor = make()
+    for index, sparsity in ((0, 0.2), (1, 0.7)):
+        predictor.thresholds[THRESHOLD_SPARSITIES.index(sparsity)] = 1.0 + index
+    asked = torch.tensor([0.2, 0.7, 0.2, 0.7])
+    predictor.current = context()
+    expected = predictor.logits(POOLED, asked) - torch.tensor([1.0, 2.0, 1.0, 2.0])[:, None]
+    torch.testing.assert_close(predictor.margins(POOLED, asked), expected, rtol=0, atol=1e-5)
+
+
+def test_checkpoints_without_thresholds_load():
+    state = make().state_dict()
+    del state["thresholds"]
+    other = make(lively=False)
+    other.thresholds.fill_(0.0)
+    assert other.load_state_dict(state).missing_keys == []
+    assert "thresholds" not in state and not other.thresholds.any()
+    del state["num_updates"]
+    with pytest.raises(RuntimeError, match="num_updates"):
+        other.load_state_dict(state)
 
 
 def test_random_masks_meet_the_budget_and_spare_no_module():

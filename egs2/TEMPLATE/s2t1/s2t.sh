@@ -139,6 +139,12 @@ train() {
     fi
 }
 
+# budget SET OPTIONS…: shares that the gated model skips of a set's utterances
+budget() {
+    run "${gated_exp}/budget.log" '/^(budget: .*|.*thresholds of the learned budget.*)$/p' ${python} -m espnet_gated.bin.budget \
+        --data_dir "${raw}/$1" --s2t_model_file "${gated_exp}/${inference_s2t_model}" --ngpu "${inference_ngpu}" "${@:2}"
+}
+
 decodings=$(list_decodings)
 [ "${gpu_inference}" = true ] && inference_ngpu=1 || inference_ngpu=0
 
@@ -233,17 +239,24 @@ if in_stage 6; then
         [ ${#gated[@]} -eq 0 ] || train "${train_nj}" "${gated[@]}"
         [ ${#control[@]} -eq 0 ] || train "${train_nj}" "${control[@]}"
     fi
+    if [ ${#gated[@]} -gt 0 ] && begin "${gated_exp}" budget "${gated_exp}/.train.done" "${inference_s2t_model}" \
+        "${raw}/${valid_set}/.filter.done"; then
+        log "Thresholds of the learned budget, from ${valid_set} (log: ${gated_exp}/budget.log)"
+        budget "${valid_set}" --calibrate true --num_utts 500
+        finish
+    fi
 fi
 
 if in_stage 7; then
     log "Stage 7: decoding"
     while read -r system exp engine sparsity dir dset <&3; do
-        data="${raw}/${dset}" ctc=
+        data="${raw}/${dset}" ctc='' thresholds=''
         [[ ${system} != *+ctc ]] || ctc=${ctc_args}
+        [ "${system}" != learned ] || thresholds="${exp}/.budget.done"
         if begin --wipe "${dir}" decode "${inference_config}" "${inference_args}" "${inference_s2t_model}" "${engine}" \
-            "${sparsity}" ${ctc:+"${ctc}"} "${seed}" "${data}/.filter.done" "${exp}/.train.done"; then
+            "${sparsity}" ${ctc:+"${ctc}"} ${thresholds:+"${thresholds}"} "${seed}" "${data}/.filter.done" "${exp}/.train.done"; then
             [ "${sparsity}" = - ] && knob=() || knob=(--sparsity "${sparsity}")
-            [[ ${system} != @(fixed|random) ]] || knob+=(--budget "${system}")
+            [[ ${system} != @(fixed|random|learned) ]] || knob+=(--budget "${system}")
             log "Decoding ${dset}: ${system}${knob[*]:+ at ${knob[*]}} (log: ${dir}/log)"
             # shellcheck disable=SC2086
             decode "${exp}" "${dir}" --engine "${engine}" --system "${system}" "${knob[@]}" \
@@ -267,6 +280,14 @@ fi
 if in_stage 9; then
     log "Stage 9: speed and FLOPs"
     cut -d ' ' -f 5 <<<"${decodings}" | xargs ${python} -m espnet_gated.bin.speed --decode_dirs
+    for dset in ${test_sets}; do
+        [[ " ${systems} " = *" gated "* ]] || break
+        if begin "${gated_exp}" "budget_${dset}" "${gated_exp}/.budget.done" "${raw}/${dset}/.filter.done"; then
+            log "Sparsity asked and reached on ${dset} (log: ${gated_exp}/budget.log)"
+            budget "${dset}" --json "${gated_exp}/budget_${dset}.json"
+            finish
+        fi
+    done
 fi
 
 if in_stage 10; then

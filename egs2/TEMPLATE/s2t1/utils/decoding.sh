@@ -3,6 +3,7 @@
 
 # One line a decoding: system, experiment, engine, sparsity, directory, set. ${gated_name} is the system of the gated model.
 # fixed and random are baselines of the gated checkpoint: one mask for everyone, and random masks, of the same cost.
+# learned: its gates by thresholds that keep the budget on average, at the sparsities of the baselines.
 # dense+ctc, control+ctc and gated+ctc: with ${ctc_args}.
 list_decodings() {
     local system sparsity dset end
@@ -25,12 +26,12 @@ list_decodings() {
                         echo "${gated_name} ${gated_exp} gated ${sparsity} ${gated_exp}/decode_s${sparsity//,/_}${end}"
                     done
                     ;;
-                fixed | random)
+                fixed | random | learned)
                     for sparsity in ${baseline_sparsities}; do
                         echo "${system} ${gated_exp} gated ${sparsity} ${gated_exp}/decode_${system}_s${sparsity//,/_}${end}"
                     done
                     ;;
-                *) die "unknown system '${system}' in --systems (espnet, dense, control, gated, fixed, random, dense+ctc, control+ctc, gated+ctc)" ;;
+                *) die "unknown system '${system}' in --systems (espnet, dense, control, gated, fixed, random, learned, dense+ctc, control+ctc, gated+ctc)" ;;
             esac
         done
     done

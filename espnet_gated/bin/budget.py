@@ -1,0 +1,96 @@
+"""Budgets asked and kept: ``python -m espnet_gated.bin.budget --data_dir dump/raw/test --s2t_model_file …``.
+
+With ``--calibrate true`` the thresholds of the learned budget are set on these utterances (the validation set, say) and
+stored in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet2.utils.types import str2bool
+
+from espnet_gated.analysis.budget_table import HEADER, LEGEND, budget_cells
+from espnet_gated.analysis.table import text_table
+from espnet_gated.bin.s2t_inference import with_contexts
+from espnet_gated.data.contexts import read_contexts
+from espnet_gated.inference.audio import load_request, read_items
+from espnet_gated.inference.learned_budget import calibrate_thresholds, measure_shares, one_look, save_thresholds
+from espnet_gated.inference.request import Request
+from espnet_gated.inference.speech2text import Speech2Text
+from espnet_gated.inference.writer import environment
+
+SPARSITIES = tuple(round(0.1 * k, 1) for k in range(1, 10))
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(
+        description="Shares asked and skipped at 0.1 to 0.9; or calibrate the learned budget.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data_dir", required=True, help="data directory (wav.scp, utt2lang, utt2task)")
+    add("--s2t_train_config", help="config.yaml (default: beside the checkpoint)")
+    add("--s2t_model_file", required=True, help="gated checkpoint; --calibrate true changes it")
+    add("--calibrate", type=str2bool, default=False, help="store thresholds of the learned budget in the checkpoint")
+    add("--num_utts", type=int, default=0, help="only so many utterances, evenly spaced; 0: all")
+    add("--batch_size", type=int, default=32, help="utterances encoded together")
+    add("--ngpu", type=int, default=0, help="1: on a GPU")
+    add("--json", help="write the shares to this file")
+    return parser
+
+
+def read_batches(model: Speech2Text, data_dir: Path, num_utts: int, size: int) -> list[list[Request]]:
+    """The utterances of a data directory with their contexts, in batches."""
+    if num_utts < 0 or size < 1:
+        raise ValueError(f"--num_utts must be at least 0 and --batch_size at least 1, got {num_utts} and {size}")
+    items = read_items(data_dir / "wav.scp", data_dir)
+    if 0 < num_utts < len(items):
+        items = [items[i * len(items) // num_utts] for i in range(num_utts)]
+    fs = int(model.preprocessor_conf["fs"])
+    contexts = read_contexts(data_dir, {f.name: f.kind for f in model.s2t_model.context_fields})
+    requests = [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in items]
+    return [requests[i : i + size] for i in range(0, len(requests), size)]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Calibrate, or measure and print."""
+    model = Speech2Text(
+        args.s2t_train_config, args.s2t_model_file, device="cuda" if args.ngpu > 0 else "cpu", beam_size=1
+    )
+    for stack in set(model.predictors()) - set(one_look(model)):
+        level = model.predictors()[stack].config.level
+        print(f"budget: left out, gates of the {stack} are decided for each {level} (gating.level)", file=sys.stderr)
+    batches = read_batches(model, Path(args.data_dir), args.num_utts, args.batch_size)
+    number_of = sum(map(len, batches))
+    if args.calibrate:
+        save_thresholds(Path(args.s2t_model_file), calibrate_thresholds(model, batches))
+        print(f"{args.s2t_model_file}: thresholds of the learned budget from {number_of} utterances of {args.data_dir}")
+        return
+    rows = measure_shares(model, batches, SPARSITIES)
+    if args.json:
+        about = {"checkpoint": args.s2t_model_file, "data_dir": args.data_dir, "utterances": number_of}
+        text = json.dumps(environment() | about | {"shares": rows}, indent=1)
+        Path(args.json).write_text(text + "\n", encoding="utf-8")
+    print(text_table(HEADER, budget_cells(rows)))
+    print(LEGEND)
+
+
+def main(cmd: Sequence[str] | None = None) -> int:
+    """Run the command line; exit status 1 and one clear line for bad input."""
+    args = get_parser().parse_args(cmd)
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        print(f"budget: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

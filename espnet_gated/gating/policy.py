@@ -1,0 +1,101 @@
+"""How logits become gates at inference: budgets, baselines and the thresholds of the learned budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from espnet_gated.gating.budget import budget_in_order, exact_budgets
+
+THRESHOLD_SPARSITIES = tuple(round(0.05 * k, 2) for k in range(1, 20))
+"""Asked sparsities for which the learned budget has a threshold; between them it is interpolated."""
+
+
+@dataclass(frozen=True)
+class InferencePolicy:
+    """How logits become gates at inference.
+
+    Attributes:
+        sparsity: asked share to skip; ``None``: the model's default.
+        budget: ``exact`` (every utterance within its budget), ``learned`` (logit above the threshold of its sparsity),
+            ``open`` (dense), ``random`` or ``fixed`` (baselines: random masks within the budget; the same mask,
+            ``mask``, for everyone).
+        mask: (M,) for ``fixed``.
+        seed: of ``random``.
+    """
+
+    sparsity: float | None = None
+    budget: str | None = None
+    mask: tuple[float, ...] | None = None
+    seed: int = 0
+
+    def opened(self, budget: str, logits: np.ndarray, costs: Tensor, sparsity: np.ndarray) -> list[list[float]]:
+        """Gates under this policy.
+
+        Args:
+            budget: what ``self.budget``, or the model's default in its place, says.
+            logits: (B, M); for ``learned`` by how much they are above their threshold.
+            costs: (M,) shares of the cost.
+            sparsity: (B,) asked.
+
+        Returns:
+            (B, M) zeros and ones; all open where nothing is to be skipped.
+
+        Raises:
+            ValueError: for an unknown budget, or ``fixed`` without a mask.
+        """
+        if not sparsity.any():
+            return [[1.0] * logits.shape[1]] * len(logits)
+        if budget == "exact":
+            opened = exact_budgets(logits, costs.tolist(), sparsity)
+        elif budget == "learned":
+            opened = logits > 0
+        elif budget == "fixed" and self.mask is not None:
+            opened = np.array([self.mask] * len(logits))
+        elif budget == "random":
+            opened = np.array([self._random_mask(*row, costs) for row in zip(logits, sparsity, strict=True)])
+        else:
+            raise ValueError(f"budget must be exact, learned, open, fixed or random, got {budget!r}")
+        opened = np.where(sparsity[:, None] == 0.0, 1.0, opened)
+        result: list[list[float]] = opened.astype(float).tolist()
+        return result
+
+    def _random_mask(self, logits: np.ndarray, sparsity: float, costs: Tensor) -> list[bool]:
+        # The utterance is known by its logits, which a batch changes in the last digits only.
+        seed = hash((self.seed, *(round(v, 3) for v in logits.tolist()))) % 2**31
+        order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed)).tolist()
+        return budget_in_order(order, costs.tolist(), sparsity)
+
+
+def threshold_for(logits: Tensor, costs: Tensor, sparsity: float) -> float:
+    """The threshold under which the utterances skip the asked share on average.
+
+    Args:
+        logits: (N, M) of N utterances.
+        costs: (M,) shares of the cost, sum one.
+        sparsity: asked.
+
+    Returns:
+        the value between two neighbouring logits for which the average share of modules at or below it is nearest to
+        ``sparsity``.
+    """
+    values, order = logits.flatten().double().sort()
+    skipped = costs.double().repeat(len(logits))[order].cumsum(0) / len(logits)
+    best = int((skipped - sparsity).abs().argmin())
+    above = values[best + 1] if best + 1 < len(values) else values[best] + 2.0
+    return float((values[best] + above) / 2)
+
+
+def interpolated(thresholds: Tensor, sparsity: Tensor) -> Tensor:
+    """Thresholds (K,) at :data:`THRESHOLD_SPARSITIES`, linearly interpolated at ``sparsity`` (B,): (B,)."""
+    step = THRESHOLD_SPARSITIES[1] - THRESHOLD_SPARSITIES[0]
+    place = ((sparsity - THRESHOLD_SPARSITIES[0]) / step).clamp(0, len(THRESHOLD_SPARSITIES) - 1)
+    below = place.floor().clamp(max=len(THRESHOLD_SPARSITIES) - 2)
+    table, low = thresholds.to(sparsity), below.long()
+    return torch.lerp(table[low], table[low + 1], place - below)
+
+
+__all__ = ["THRESHOLD_SPARSITIES", "InferencePolicy", "interpolated", "threshold_for"]

@@ -1,0 +1,35 @@
+"""Thresholds of the learned budget give the asked share on average."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_gated.gating.costs import shares
+from espnet_gated.gating.policy import THRESHOLD_SPARSITIES, interpolated, threshold_for
+
+COSTS = shares([3.0, 2.0, 1.0] * 3)
+
+
+@given(st.integers(0, 999), st.integers(1, 40), st.floats(0.05, 0.95))
+def test_a_threshold_skips_the_asked_share_on_average(seed, utterances, sparsity):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(utterances, len(COSTS), generator=generator)
+    threshold = threshold_for(logits, COSTS, sparsity)
+    opened = (logits.double() > threshold).double()
+    skipped = 1.0 - (opened * COSTS.double()).sum(-1).mean()
+    # No threshold is nearer than half of one module of one utterance.
+    assert abs(float(skipped) - sparsity) <= float(COSTS.max()) / 2 / utterances + 1e-6
+
+
+def test_a_threshold_for_all_modules_closes_them():
+    logits = torch.tensor([[1.0, -1.0]])
+    threshold = threshold_for(logits, torch.tensor([0.5, 0.5]), 0.95)
+    assert not (logits > threshold).any()
+
+
+def test_thresholds_are_interpolated_between_their_sparsities():
+    table = torch.linspace(-3.0, 6.0, len(THRESHOLD_SPARSITIES)) ** 2
+    torch.testing.assert_close(interpolated(table, torch.tensor(THRESHOLD_SPARSITIES)), table, rtol=1e-4, atol=1e-4)
+    between = interpolated(table, torch.tensor([0.0, 0.06, 0.975]))
+    expected = torch.stack([table[0], 0.8 * table[0] + 0.2 * table[1], table[-1]])
+    torch.testing.assert_close(between, expected, rtol=1e-4, atol=1e-4)
