@@ -1,4 +1,4 @@
-"""What ESPnet's tasks learn: to build gated models, and to let contexts through with the data.
+"""What ESPnet's tasks learn: to build gated models, fast on a CPU, and to let contexts through with the data.
 
 A YAML that names a gated encoder or decoder needs no further word.
 
@@ -21,6 +21,7 @@ from espnet2.train.dataset import AbsDataset
 from torch import nn
 
 from espnet_gated.data.contexts import DATA_TYPES
+from espnet_gated.layers.convolutions import DepthwiseConv1dInTraining, lay_out_depthwise
 from espnet_gated.model import MODELS, GatedModelMixin, gating_options
 
 
@@ -36,6 +37,11 @@ def build_gated_models(module: ModuleType) -> None:
 def _gated(original: Any) -> Any:
     @functools.wraps(original)
     def build_model(cls: Any, args: argparse.Namespace) -> Any:
+        model = build(cls, args)
+        lay_out_depthwise(model, DepthwiseConv1dInTraining)
+        return model
+
+    def build(cls: Any, args: argparse.Namespace) -> Any:
         given = args.model_conf
         if getattr(args, "model", None) == "gated" or given is None:
             return original(cls, args)

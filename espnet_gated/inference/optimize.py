@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from espnet_gated.decoder import GatedTransformerDecoder
 from espnet_gated.encoder import GatedEBranchformerEncoder
-from espnet_gated.layers.convolutions import DepthwiseConv1d, PiecewiseSubsampling
+from espnet_gated.layers.convolutions import PiecewiseSubsampling, lay_out_depthwise
 from espnet_gated.layers.small_products import (
     join_projections,
     lay_out_for_few_rows,
@@ -109,10 +109,9 @@ def _fuse(stack: nn.Module) -> None:
 
 
 def _lay_out_convolutions(encoder: nn.Module) -> None:
+    lay_out_depthwise(encoder)
     for module in encoder.modules():
-        if DepthwiseConv1d.suits(module):
-            module.__class__ = DepthwiseConv1d
-        elif type(module) is Conv2dSubsampling:
+        if type(module) is Conv2dSubsampling:
             module.__class__ = PiecewiseSubsampling
             module.prepare()
 
