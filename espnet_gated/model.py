@@ -64,6 +64,7 @@ class GatedModelMixin(AbsESPnetModel):
         context_dropout: float = 0.1,
         distill_weight: float = 0.0,
         distill_decoders: float = 0.0,
+        distill_decoders_alone: bool = False,
         distill_encoder: float = 0.0,
         distill_encoder_share: float = 0.25,
         joint_targets: Sequence[Sequence[Any]] = (),
@@ -83,6 +84,8 @@ class GatedModelMixin(AbsESPnetModel):
                 with every gate open teach the gated one. Costs one more forward pass.
             distill_decoders: weight of another: where a batch has several decoder sparsities (``joint_targets``), the
                 posteriors at the first teach the decoder at the others. They are there already.
+            distill_decoders_alone: the others learn from the first alone, not from the labels too, and no gradient of
+                theirs reaches the encoder: cheaper, as a training step has one attention loss then.
             distill_encoder: weight of a third: utterances whose encoder runs whole pass it again, pruned to a share
                 drawn from its ``gating.target_sparsity`` and ``anchors`` (one for all of them), and its first output
                 teaches the second. Prunes the encoder without taking batches from the whole one.
@@ -114,6 +117,9 @@ class GatedModelMixin(AbsESPnetModel):
         self.sparsity_level = sparsity_level
         self.distill_weight = distill_weight
         self.distill_decoders = distill_decoders
+        self.distill_decoders_alone = distill_decoders_alone
+        if distill_decoders_alone and distill_decoders <= 0:
+            raise ValueError("distill_decoders_alone needs distill_decoders above 0: nothing else teaches the others")
         self.distill_encoder, self.distill_encoder_share = distill_encoder, distill_encoder_share
         if distill_encoder > 0:
             self._check_distill_encoder()
@@ -160,8 +166,15 @@ class GatedModelMixin(AbsESPnetModel):
 
         ``None``: the model's defaults.
         """
-        for name, predictor in self.gate_predictors().items():
-            predictor.set_policy(decoder if name.endswith("decoder") else encoder, budget)
+        predictors = self.gate_predictors()
+        before = 0.0 if encoder is None else encoder
+        if encoder is None and "encoder" in predictors:
+            before = predictors["encoder"].config.default_sparsity
+        for name, predictor in predictors.items():
+            if name.endswith("decoder"):
+                predictor.set_policy(decoder, budget, before=before)
+            else:
+                predictor.set_policy(encoder, budget)
 
     # -- context ----------------------------------------------------------------------------------
     @contextmanager
@@ -298,7 +311,11 @@ class GatedModelMixin(AbsESPnetModel):
             results = [calculate(encoder_out, *args)]
         for sparsity in self._further_decoders:
             with self._asking("decoder", sparsity), _captured(self) as further:
-                results.append(calculate(encoder_out, *args))
+                if self.distill_decoders_alone:
+                    memory, *inputs = first["decoder_call"]
+                    self.decoder(memory.detach(), *inputs)
+                else:
+                    results.append(calculate(encoder_out, *args))
             if self.distill_decoders > 0:
                 self._divergences.append(distillation_loss(further["decoder"][0], *first["decoder"]))
         return tuple(None if values[0] is None else sum(values) / len(values) for values in zip(*results, strict=True))
@@ -423,7 +440,8 @@ def _context_of_environment() -> dict[str, str]:
 def _captured(model: Any) -> Iterator[dict[str, Any]]:
     """Keep what encoder and decoder return inside the ``with`` block: name → (output (B, T, …), mask (B, T)).
 
-    ``encoder_call`` is what the encoder was called with: positional and named arguments.
+    ``encoder_call`` is what the encoder was called with: positional and named arguments; ``decoder_call`` the decoder's
+    positional ones.
     """
     found: dict[str, Any] = {}
 
@@ -434,6 +452,7 @@ def _captured(model: Any) -> Iterator[dict[str, Any]]:
 
     def keep_decoder(_: Any, inputs: Any, result: Any) -> None:
         out = _first(result)
+        found["decoder_call"] = inputs
         found["decoder"] = out, ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)
 
     handles = [model.encoder.register_forward_hook(keep_encoder, with_kwargs=True)]

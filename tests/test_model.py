@@ -247,6 +247,33 @@ def test_the_open_decoder_teaches_the_pruned_one():
     assert float(losses([0.5, 0.5], 2.0)[1]["loss_distill_decoder"]) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_the_open_decoder_may_be_the_only_teacher():
+    """``distill_decoders_alone``: the labels are the first decoder's, the divergence ends at the decoder."""
+
+    def gradients(decoders, **options):
+        several = {"joint_targets": [[0.3, decoders, 1.0]], "targets_per": "batch", "sparsity_weight": 0.0}
+        model = models(FINAL, **several, **options)[1].train()
+        for predictor in model.gate_predictors().values():
+            predictor.num_updates += 1
+        loss, stats, _ = model(**training_batch())
+        loss.backward()
+        of = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        return float(loss), stats, of
+
+    teacher = {"distill_decoders": 2.0, "distill_decoders_alone": True}
+    alone, _, usual = gradients([0.0])
+    taught, stats, changed = gradients([0.0, 0.5, 0.3], **teacher)
+    divergence = float(stats["loss_distill_decoder"])
+    assert divergence > 1e-3 and taught - alone == pytest.approx(2.0 * divergence, rel=1e-4)
+    both, with_labels, _ = gradients([0.0, 0.5, 0.3], distill_decoders=2.0)
+    assert float(with_labels["loss_distill_decoder"]) == pytest.approx(divergence, rel=1e-5)
+    assert abs(both - taught) > 1e-3
+    differs = {name for name in usual if not torch.equal(usual[name], changed[name])}
+    assert differs and all(name.startswith("decoder.") for name in differs)
+    with pytest.raises(ValueError, match="distill_decoders_alone needs distill_decoders above 0"):
+        models(FINAL, distill_decoders_alone=True)
+
+
 def whole_and_pruned(weight, joint=((0.0, 0.5, 1.0),), anchors=(0.6,), share=0.25):
     """A model with final masks, and what its encoder returned while it passed a batch: a list of (B, T, size)."""
     gating = FINAL | {"anchors": list(anchors), "anchor_prob": 1.0}
@@ -479,3 +506,12 @@ def test_a_ctc_only_model_has_an_encoder_s_gates():
     assert set(model.gate_predictors()) == {"encoder"}
     _, stats, _ = model.train()(**training_batch())
     assert "sparsity_encoder" in stats and "sparsity_decoder" not in stats
+
+
+def test_decoders_know_what_the_encoder_skips():
+    """Thresholds of the learned budget depend on it; where nothing is asked it is the encoder's default."""
+    model = models({"target_sparsity": 0.4})[1]
+    for asked, before in (((0.3, 0.5), 0.3), ((None, 0.5), 0.4), ((0.0, None), 0.0)):
+        model.set_sparsity(*asked)
+        assert model.decoder.gate_predictor.policy.before == before
+        assert model.encoder.gate_predictor.policy.before == 0.0

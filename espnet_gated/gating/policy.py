@@ -25,12 +25,14 @@ class InferencePolicy:
             ``mask``, for everyone).
         mask: (M,) for ``fixed``.
         seed: of ``random``.
+        before: share that the stack in front skips (of a decoder the encoder); thresholds depend on it.
     """
 
     sparsity: float | None = None
     budget: str | None = None
     mask: tuple[float, ...] | None = None
     seed: int = 0
+    before: float = 0.0
 
     def opened(self, budget: str, logits: np.ndarray, costs: Tensor, sparsity: np.ndarray) -> list[list[float]]:
         """Gates under this policy.
@@ -89,13 +91,23 @@ def threshold_for(logits: Tensor, costs: Tensor, sparsity: float) -> float:
     return float((values[best] + above) / 2)
 
 
-def interpolated(thresholds: Tensor, sparsity: Tensor) -> Tensor:
-    """Thresholds (K,) at :data:`THRESHOLD_SPARSITIES`, linearly interpolated at ``sparsity`` (B,): (B,)."""
+def interpolated(thresholds: Tensor, sparsity: Tensor, before: float = 0.0) -> Tensor:
+    """The thresholds of some utterances, linearly interpolated.
+
+    Args:
+        thresholds: (2, K) at :data:`THRESHOLD_SPARSITIES`, where the stack in front is whole and where it skips as much.
+        sparsity: (B,) asked.
+        before: share that the stack in front skips.
+
+    Returns:
+        (B,)
+    """
     step = THRESHOLD_SPARSITIES[1] - THRESHOLD_SPARSITIES[0]
     place = ((sparsity - THRESHOLD_SPARSITIES[0]) / step).clamp(0, len(THRESHOLD_SPARSITIES) - 1)
     below = place.floor().clamp(max=len(THRESHOLD_SPARSITIES) - 2)
     table, low = thresholds.to(sparsity), below.long()
-    return torch.lerp(table[low], table[low + 1], place - below)
+    whole, pruned = torch.lerp(table[:, low], table[:, low + 1], place - below)
+    return torch.lerp(whole, pruned, (before / sparsity.clamp(min=1e-6)).clamp(max=1.0))
 
 
 __all__ = ["THRESHOLD_SPARSITIES", "InferencePolicy", "interpolated", "threshold_for"]

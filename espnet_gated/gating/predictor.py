@@ -96,7 +96,7 @@ class GatePredictor(torch.nn.Module):
             self.output = _output_layer(width, torch.cat([part for kind in zip(*starts, strict=True) for part in kind]))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
         # Of the learned budget: 0 until espnet_gated.inference.learned_budget has seen some speech.
-        self.register_buffer("thresholds", torch.zeros(len(THRESHOLD_SPARSITIES)))
+        self.register_buffer("thresholds", torch.zeros(2, len(THRESHOLD_SPARSITIES)))
         self.current: GatingContext | None = None
         self.policy = InferencePolicy()
         self._last: Gates | LocalGates | None = None
@@ -198,7 +198,8 @@ class GatePredictor(torch.nn.Module):
 
     def margins(self, pooled: Tensor, sparsity: Tensor) -> Tensor:
         """By how much each module is above the threshold of the learned budget, (B, M): positive ones run."""
-        return self._scores(pooled, sparsity).both - interpolated(self.thresholds, sparsity)[:, None]
+        threshold = interpolated(self.thresholds, sparsity, self.policy.before)
+        return self._scores(pooled, sparsity).both - threshold[:, None]
 
     def _scores(self, pooled: Tensor, sparsity: Tensor) -> Scores:
         layer_of = self._layer_of if self.config.hierarchy else None

@@ -42,18 +42,19 @@ class Look:
     skipped: Tensor
 
 
-def calibrate_thresholds(model: Speech2Text, batches: Sequence[Sequence[Request]]) -> dict[str, list[float]]:
+def calibrate_thresholds(model: Speech2Text, batches: Sequence[Sequence[Request]]) -> dict[str, list[list[float]]]:
     """Set the thresholds of the learned budget, in the model.
 
-    The encoder's need one pass. The decoder looks at what the encoder puts out, so its thresholds are made from two
-    passes for each sparsity: of the whole encoder, and of one that skips the same share.
+    The encoder's need one pass. The decoder looks at what the encoder puts out, so it has two for each sparsity: behind
+    the whole encoder, and behind one that skips the same share.
 
     Args:
         model: gated; its budget is ``learned`` afterwards.
         batches: utterances, in batches that fit into memory.
 
     Returns:
-        thresholds of each stack at ``THRESHOLD_SPARSITIES``.
+        thresholds of each stack, two lists at ``THRESHOLD_SPARSITIES``: see
+        :func:`espnet_gated.gating.policy.interpolated`.
 
     Raises:
         ValueError: for a dense model.
@@ -61,15 +62,15 @@ def calibrate_thresholds(model: Speech2Text, batches: Sequence[Sequence[Request]
     predictors = one_look(model)
     model.set_sparsity(0.0, "learned")
     whole = looks(model, batches)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[list[float]]] = {}
     if (encoder := predictors.get("encoder")) is not None:
-        found["encoder"] = _set(encoder, [whole["encoder"]] * len(THRESHOLD_SPARSITIES))
+        found["encoder"] = _set(encoder, [whole["encoder"]] * len(THRESHOLD_SPARSITIES), None)
     if (decoder := predictors.get("decoder")) is not None:
-        seen = []
+        behind = []
         for sparsity in tqdm(THRESHOLD_SPARSITIES, desc="thresholds", unit="sparsity"):
             model.set_sparsity((sparsity, 0.0), "learned")
-            seen.append(whole["decoder"] + looks(model, batches)["decoder"])
-        found["decoder"] = _set(decoder, seen)
+            behind.append(looks(model, batches)["decoder"])
+        found["decoder"] = _set(decoder, [whole["decoder"]] * len(THRESHOLD_SPARSITIES), behind)
     return found
 
 
@@ -116,17 +117,22 @@ def margins(predictor: GatePredictor, seen: Sequence[Look], sparsity: float) -> 
     return torch.cat(parts)
 
 
-def _set(predictor: GatePredictor, seen: Sequence[Sequence[Look]]) -> list[float]:
+def _set(
+    predictor: GatePredictor, whole: Sequence[Sequence[Look]], behind: Sequence[Sequence[Look]] | None
+) -> list[list[float]]:
     predictor.thresholds.zero_()
-    values = [
-        threshold_for(margins(predictor, some, sparsity), predictor.costs, sparsity)
-        for sparsity, some in zip(THRESHOLD_SPARSITIES, seen, strict=True)
-    ]
+
+    def thresholds(seen: Sequence[Sequence[Look]]) -> list[float]:
+        pairs = zip(THRESHOLD_SPARSITIES, seen, strict=True)
+        return [threshold_for(margins(predictor, some, share), predictor.costs, share) for share, some in pairs]
+
+    first = thresholds(whole)
+    values = [first, first if behind is None else thresholds(behind)]
     predictor.thresholds.copy_(torch.tensor(values))
     return values
 
 
-def save_thresholds(path: Path, thresholds: dict[str, list[float]]) -> None:
+def save_thresholds(path: Path, thresholds: dict[str, list[list[float]]]) -> None:
     """Write thresholds into a checkpoint; all else in it stays as it is.
 
     The file that ``path`` leads to (ESPnet's ``valid.loss.best.pth`` is a link) is replaced in one step.
@@ -171,6 +177,7 @@ def measure_shares(
             seen = looks(model, batches)
             found = [(stack, sparsity, [look.skipped for look in of_stack]) for stack, of_stack in seen.items()]
             if decoder is not None:
+                model.set_sparsity((0.0, sparsity), budget)
                 found.append(("decoder", 0.0, [_again(decoder, look) for look in whole["decoder"]]))
             for stack, behind, parts in found:
                 skipped = torch.cat([part.float().cpu() for part in parts])

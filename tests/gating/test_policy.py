@@ -29,7 +29,16 @@ def test_a_threshold_for_all_modules_closes_them():
 
 def test_thresholds_are_interpolated_between_their_sparsities():
     table = torch.linspace(-3.0, 6.0, len(THRESHOLD_SPARSITIES)) ** 2
-    torch.testing.assert_close(interpolated(table, torch.tensor(THRESHOLD_SPARSITIES)), table, rtol=1e-4, atol=1e-4)
-    between = interpolated(table, torch.tensor([0.0, 0.06, 0.975]))
+    tables, at_knots = torch.stack([table, -table]), torch.tensor(THRESHOLD_SPARSITIES)
+    torch.testing.assert_close(interpolated(tables, at_knots), table, rtol=1e-4, atol=1e-4)
+    between = interpolated(tables, torch.tensor([0.0, 0.06, 0.975]))
     expected = torch.stack([table[0], 0.8 * table[0] + 0.2 * table[1], table[-1]])
     torch.testing.assert_close(between, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_thresholds_depend_on_what_the_stack_in_front_skips():
+    """From those behind a whole one to those behind one that skips as much (or more)."""
+    tables = torch.stack([torch.zeros(len(THRESHOLD_SPARSITIES)), torch.ones(len(THRESHOLD_SPARSITIES))])
+    for before, expected in ((0.0, [0.0, 0.0]), (0.2, [0.5, 0.25]), (0.4, [1.0, 0.5]), (0.9, [1.0, 1.0])):
+        found = interpolated(tables, torch.tensor([0.4, 0.8]), before)
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-5)

@@ -82,7 +82,7 @@ def test_only_the_learned_budget_knows_thresholds():
         before[budget] = predictor(POOLED).values
     logits = predictor.logits(POOLED, torch.full((4,), 0.3))
     threshold = float(logits.median())
-    predictor.thresholds[THRESHOLD_SPARSITIES.index(0.3)] = threshold
+    predictor.thresholds[:, THRESHOLD_SPARSITIES.index(0.3)] = threshold
     for budget, values in before.items():
         predictor.set_policy(0.3, budget)
         assert torch.equal(predictor(POOLED).values, values) is (budget != "learned"), budget
@@ -95,7 +95,7 @@ def test_only_the_learned_budget_knows_thresholds():
 def test_thresholds_of_utterances_that_ask_for_different_shares():
     predictor = make()
     for index, sparsity in ((0, 0.2), (1, 0.7)):
-        predictor.thresholds[THRESHOLD_SPARSITIES.index(sparsity)] = 1.0 + index
+        predictor.thresholds[0, THRESHOLD_SPARSITIES.index(sparsity)] = 1.0 + index
     asked = torch.tensor([0.2, 0.7, 0.2, 0.7])
     predictor.current = context()
     expected = predictor.logits(POOLED, asked) - torch.tensor([1.0, 2.0, 1.0, 2.0])[:, None]

@@ -70,16 +70,12 @@ case "${scale}" in
             shape+=" --encoder_conf ${option}"
         done
         for option in attention_heads=6 num_blocks=6 linear_units=1536; do shape+=" --decoder_conf ${option}"; done
-        # What was measured on a GPU (docs/experiments.md): targets as before distill_encoder, masks without module_prior.
-        targets="--encoder_conf gating.anchors=[0.3] --encoder_conf gating.anchor_prob=0.5"
-        targets+=" --encoder_conf gating.module_prior={} --model_conf distill_encoder=0"
-        targets+=" --model_conf joint_targets=[[0.0,[0.0,0.5],0.5],[0.3,[0.0,0.5],0.3],[0.5,[0.0,0.5],0.12]]"
         scale_options=(
             --nbpe 1000
             --ngpu 1
             --s2t_args "${shape} --batch_size 64 --num_workers 3"
             --dense_args "$(steps 175 0.002)"
-            --gated_args "$(steps 350 0.0015) ${targets} --encoder_conf gating.nominal_length=60 --decoder_conf gating.nominal_length=33 --decoder_conf gating.nominal_memory=60"
+            --gated_args "$(steps 350 0.0015) --encoder_conf gating.nominal_length=60 --decoder_conf gating.nominal_length=33 --decoder_conf gating.nominal_memory=60"
             --control_args "$(steps 525 0.0015)"
             --train_nj 2 # gated fine-tuning and its control, beside each other on the GPU
             --gpu_inference true
