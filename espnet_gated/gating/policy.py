@@ -95,7 +95,7 @@ def interpolated(thresholds: Tensor, sparsity: Tensor, before: float = 0.0) -> T
     """The thresholds of some utterances, linearly interpolated.
 
     Args:
-        thresholds: (2, K) at :data:`THRESHOLD_SPARSITIES`, where the stack in front is whole and where it skips as much.
+        thresholds: (2, K) at :data:`THRESHOLD_SPARSITIES`: the stack in front is whole, or skips as much.
         sparsity: (B,) asked.
         before: share that the stack in front skips.
 
