@@ -6,26 +6,23 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.mt.espnet_model import ESPnetMTModel
 from espnet2.s2t.espnet_model import ESPnetS2TModel
 from espnet2.st.espnet_model import ESPnetSTModel
 from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext, TokenContext, context_of_batch, parse_fields
-from espnet_gated.gating.distillation import distillation_loss, matching_loss
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.loss import sparsity_loss
 from espnet_gated.gating.predictor import GatePredictor, InferencePolicy
 from espnet_gated.gating.targets import TARGETS_PER, parse_joint_targets
+from espnet_gated.passes import FurtherPasses, captured
 
 SPARSITY_VARIABLE = "ESPNET_GATED_SPARSITY"
 """Environment variable that asks for a sparsity (``0.5``) where a stock ESPnet command line has no option for it."""
@@ -33,7 +30,7 @@ CONTEXT_VARIABLE = "ESPNET_GATED_CONTEXT"
 """Environment variable that names contexts (``lang=deu,device=phone``), for the same reason."""
 
 
-class GatedModelMixin(AbsESPnetModel):
+class GatedModelMixin(FurtherPasses):
     """What gated models add to ESPnet's: every gated stack among their parts sees the context and pays for its gates.
 
     ``L = L_task + w(n) · Σ L_sparsity(stack)`` with ``L_sparsity = |ŝ − s*| + (ŝ − s*)²``; each stack (``encoder``,
@@ -105,24 +102,16 @@ class GatedModelMixin(AbsESPnetModel):
         if any(len(target.decoders) > 1 for target in self.joint_targets):
             if targets_per != "batch":
                 raise ValueError("joint_targets with a list of decoder sparsities need targets_per: batch")
-            if not hasattr(super(), "_calc_att_loss"):
+            if not self.has_one_attention_loss:
                 raise ValueError(f"joint_targets with a list of decoder sparsities: not for {type(self).__name__}")
-        self._further_decoders: tuple[float, ...] = ()
-        self._further_gates: dict[str, list[tuple[Gates, Tensor]]] = {}
-        self._divergences: list[Tensor] = []
         if not 0.0 <= context_dropout <= 1.0:
             raise ValueError(f"context_dropout must be in [0, 1], got {context_dropout}")
         self.sparsity_weight = sparsity_weight
         self.sparsity_warmup = sparsity_warmup
         self.sparsity_level = sparsity_level
-        self.distill_weight = distill_weight
-        self.distill_decoders = distill_decoders
-        self.distill_decoders_alone = distill_decoders_alone
-        if distill_decoders_alone and distill_decoders <= 0:
-            raise ValueError("distill_decoders_alone needs distill_decoders above 0: nothing else teaches the others")
-        self.distill_encoder, self.distill_encoder_share = distill_encoder, distill_encoder_share
-        if distill_encoder > 0:
-            self._check_distill_encoder()
+        self.init_passes(
+            distill_weight, distill_decoders, distill_decoders_alone, distill_encoder, distill_encoder_share
+        )
         defaults = {**(default_context or {}), **_context_of_environment()}
         self.context_fields = parse_fields(
             self.usual_context if context is None else context, self.token_list, defaults
@@ -138,26 +127,6 @@ class GatedModelMixin(AbsESPnetModel):
             if scorer is not None:
                 scorer.announce_primer = self.announce_primer  # see espnet_gated.primer
         self.set_sparsity(*parse_sparsity(os.environ.get(SPARSITY_VARIABLE), SPARSITY_VARIABLE))
-
-    def _check_distill_encoder(self) -> None:
-        if not 0.0 < self.distill_encoder_share <= 1.0:
-            raise ValueError(f"distill_encoder_share must be in (0, 1], got {self.distill_encoder_share}")
-        predictor = self.gate_predictors().get("encoder")
-        if predictor is None:
-            raise ValueError(f"distill_encoder needs a gated encoder, got {type(self.encoder).__name__}")
-        low, high = predictor.config.target_range
-        drawn = low < high and predictor.config.dense_prob > 0
-        if not drawn and all(target.encoder > 0 for target in self.joint_targets):
-            raise ValueError(
-                "distill_encoder: no utterance trains with its encoder open; give gating.target_sparsity a range with "
-                f"a dense_prob, or joint_targets an encoder sparsity of 0 (target_sparsity is {low}"
-                f"{f' to {high}' if high > low else ''})"
-            )
-
-    def gate_predictors(self) -> dict[str, GatePredictor]:
-        """The predictors by stack name; a stack that is not gated is missing."""
-        found = {name: getattr(child, "gate_predictor", None) for name, child in self.named_children()}
-        return {name: p for name, p in found.items() if p is not None}
 
     def set_sparsity(
         self, encoder: float | None = None, decoder: float | None = None, budget: str | None = None
@@ -253,115 +222,16 @@ class GatedModelMixin(AbsESPnetModel):
                 batch.pop(name, None)
         teacher = self._dense_posteriors(batch) if self.training and self.distill_weight > 0 else None
         with self.gating(context):
-            self._further_gates, self._divergences = {}, []
-            for predictor in self.gate_predictors().values():
-                predictor.last = None
-            with _captured(self) as student:
+            self._forget_passes()
+            with captured(self) as student:
                 loss, stats, weight = super().forward(**batch)
-            mismatch = self._mismatch(student) if self.training and self.distill_encoder > 0 else None
+            if self.training:
+                loss = loss + self._taught(student, teacher, stats).to(loss)
             penalty = self._sparsity(stats)
-        if teacher is not None:
-            distillation = self._distillation(student, teacher)
-            stats["loss_distill"] = distillation.detach()
-            loss = loss + self.distill_weight * distillation.to(loss)
-        if self._divergences:
-            divergence = sum(self._divergences) / len(self._divergences)
-            stats["loss_distill_decoder"] = divergence.detach()
-            loss = loss + self.distill_decoders * divergence.to(loss)
-        if mismatch is not None:
-            stats["loss_distill_encoder"] = mismatch.detach()
-            loss = loss + self.distill_encoder * mismatch.to(loss)
         if self.training:
             loss = loss + self._weight() * penalty.to(loss)
             stats["loss"] = loss.detach()
         return loss, force_gatherable(stats, loss.device), weight
-
-    def _dense_posteriors(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model says with every gate open, in evaluation mode (no dropout, no augmentation)."""
-        policies = {name: p.policy for name, p in self.gate_predictors().items()}
-        self.eval()
-        try:
-            for predictor in self.gate_predictors().values():
-                predictor.set_policy(budget="open")
-            with torch.no_grad(), _captured(self) as teacher:
-                super().forward(**{k: v.clone() if torch.is_tensor(v) else v for k, v in batch.items()})
-        finally:
-            self.train()
-            for name, predictor in self.gate_predictors().items():
-                predictor.policy = policies[name]
-        return teacher
-
-    def _distillation(self, student: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
-        # The weight between attention and CTC, where the model's CTC is for the decoder's text (S2T, ASR).
-        ctc_weight = getattr(self, "ctc_weight", 0.0)
-        loss: Tensor = torch.zeros(())
-        if "decoder" in student:
-            scores, mask = student["decoder"]
-            loss = (1 - ctc_weight) * distillation_loss(scores, teacher["decoder"][0], mask)
-        if ctc_weight > 0:
-            frames, mask = student["encoder"]
-            posteriors = self.ctc.ctc_lo(frames), self.ctc.ctc_lo(teacher["encoder"][0])
-            loss = loss.to(frames) + ctc_weight * distillation_loss(*posteriors, mask)
-        return loss
-
-    def _calc_att_loss(self, encoder_out: Tensor, *args: Any) -> tuple[Any, ...]:
-        """Attention loss, accuracy, CER and WER of a batch, over all decoder sparsities of its joint target."""
-        calculate: Callable[..., tuple[Any, ...]] = super()._calc_att_loss  # type: ignore[misc]
-        with _captured(self) as first:
-            results = [calculate(encoder_out, *args)]
-        for sparsity in self._further_decoders:
-            with self._asking("decoder", sparsity), _captured(self) as further:
-                if self.distill_decoders_alone:
-                    memory, *inputs = first["decoder_call"]
-                    self.decoder(memory.detach(), *inputs)
-                else:
-                    results.append(calculate(encoder_out, *args))
-            if self.distill_decoders > 0:
-                self._divergences.append(distillation_loss(further["decoder"][0], *first["decoder"]))
-        return tuple(None if values[0] is None else sum(values) / len(values) for values in zip(*results, strict=True))
-
-    def _mismatch(self, whole: dict[str, Any]) -> Tensor | None:
-        """What a pruned encoder's output lacks of the whole one's, for some utterances that ran all of it.
-
-        Args:
-            whole: what :func:`_captured` kept of the batch.
-        """
-        predictor = self.gate_predictors()["encoder"]
-        out, mask = whole["encoder"]
-        most = max(1, round(self.distill_encoder_share * len(out)))
-        rows = (predictor.asked(out[:, 0, 0]) == 0).nonzero().flatten()[:most]
-        if not len(rows):
-            return None
-        inputs, options = whole["encoder_call"]
-        with self._asking("encoder", float(predictor.draw_pruned(1)), rows):
-            pruned = _first(self.encoder(*(x[rows] for x in inputs[:2]), *inputs[2:], **options))
-        return matching_loss(pruned, out[rows], mask[rows])
-
-    @contextmanager
-    def _asking(self, stack: str, sparsity: float, rows: Tensor | None = None) -> Iterator[None]:
-        """Ask a stack for another sparsity inside the ``with`` block, as if it were another batch's.
-
-        What it decides there is kept for the sparsity loss; its count of updates stays that of batches.
-
-        Args:
-            stack: ``encoder`` or ``decoder``.
-            sparsity: what the warm-up ends with.
-            rows: (n,) utterances that the other batch consists of; ``None``: all.
-        """
-        predictor = self.gate_predictors()[stack]
-        known, gates, updates = predictor.current, predictor.last, predictor.num_updates.clone()
-        context = known or GatingContext()
-        if rows is not None:
-            context = context.select(rows)
-        target = predictor.ramp(torch.full_like(context.sparsity[stack], sparsity))
-        predictor.current = replace(context, sparsity={**context.sparsity, stack: target})
-        try:
-            yield
-            if isinstance(predictor.last, Gates):
-                self._further_gates.setdefault(stack, []).append((predictor.last, target))
-        finally:
-            predictor.current, predictor.last = known, gates
-            predictor.num_updates.copy_(updates)
 
     def _sparsity(self, stats: dict[str, Tensor]) -> Tensor:
         penalty: Tensor = torch.zeros(())
@@ -434,38 +304,3 @@ def _context_of_environment() -> dict[str, str]:
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"context must be NAME=VALUE,…, got {text!r} ({CONTEXT_VARIABLE})")
     return {name.strip(): value.strip() for name, value in pairs}
-
-
-@contextmanager
-def _captured(model: Any) -> Iterator[dict[str, Any]]:
-    """Keep what encoder and decoder return inside the ``with`` block: name → (output (B, T, …), mask (B, T)).
-
-    ``encoder_call`` is what the encoder was called with: positional and named arguments; ``decoder_call`` the decoder's
-    positional ones.
-    """
-    found: dict[str, Any] = {}
-
-    def keep_encoder(_: Any, inputs: Any, options: Any, result: Any) -> None:
-        out = _first(result)
-        found["encoder_call"] = inputs, options
-        found["encoder"] = out, ~make_pad_mask(result[1], maxlen=out.size(1)).to(out.device)
-
-    def keep_decoder(_: Any, inputs: Any, result: Any) -> None:
-        out = _first(result)
-        found["decoder_call"] = inputs
-        found["decoder"] = out, ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)
-
-    handles = [model.encoder.register_forward_hook(keep_encoder, with_kwargs=True)]
-    if getattr(model, "decoder", None) is not None:
-        handles.append(model.decoder.register_forward_hook(keep_decoder))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _first(result: Any) -> Tensor:
-    """The last layer's output, (B, T, …), among what an encoder or decoder returns."""
-    out: Tensor = result[0][0] if isinstance(result[0], tuple) else result[0]
-    return out
