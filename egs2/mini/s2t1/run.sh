@@ -27,7 +27,7 @@ case "${scale}" in
     full)
         scale_options=(
             --nbpe 1000
-            --systems "espnet dense control gated fixed random dense+ctc control+ctc gated+ctc"
+            --systems "espnet dense control gated fixed random learned dense+ctc control+ctc gated+ctc"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --baseline_sparsities "0.0,0.5 0.5 0.7"
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
@@ -39,8 +39,8 @@ case "${scale}" in
         scale_options=(
             --nbpe 1000
             --dense_exp exp/s2t_dense
-            --gated_args "$(steps 860 0.003)"
-            --control_args "$(steps 1100 0.003)"
+            --gated_args "$(steps 1120 0.003)"
+            --control_args "$(steps 1200 0.003)"
             --systems "control gated fixed random control+ctc gated+ctc"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --baseline_sparsities "0.0,0.5 0.5 0.7"
@@ -55,8 +55,9 @@ case "${scale}" in
             --nbpe 200
             --num_stats_utts 40
             --s2t_args "--max_epoch 1 --num_iters_per_epoch 20 --batch_size 8 --valid_batch_size 12"
-            --systems "espnet dense control gated gated+ctc"
+            --systems "espnet dense control gated learned gated+ctc"
             --sparsities "0.0 0.5"
+            --baseline_sparsities 0.5
             --ctc_sparsities 0.5
             --inference_args "--measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
             --datadir smoke/data --dumpdir smoke/dump --expdir smoke/exp
@@ -70,12 +71,14 @@ case "${scale}" in
             shape+=" --encoder_conf ${option}"
         done
         for option in attention_heads=6 num_blocks=6 linear_units=1536; do shape+=" --decoder_conf ${option}"; done
+        # As measured on a GPU (docs/experiments.md): both decoders learn from the labels.
+        labels="--model_conf distill_decoders=0.5 --model_conf distill_decoders_alone=false"
         scale_options=(
             --nbpe 1000
             --ngpu 1
             --s2t_args "${shape} --batch_size 64 --num_workers 3"
             --dense_args "$(steps 175 0.002)"
-            --gated_args "$(steps 350 0.0015) --encoder_conf gating.nominal_length=60 --decoder_conf gating.nominal_length=33 --decoder_conf gating.nominal_memory=60"
+            --gated_args "$(steps 350 0.0015) ${labels} --encoder_conf gating.nominal_length=60 --decoder_conf gating.nominal_length=33 --decoder_conf gating.nominal_memory=60"
             --control_args "$(steps 525 0.0015)"
             --train_nj 2 # gated fine-tuning and its control, beside each other on the GPU
             --gpu_inference true
