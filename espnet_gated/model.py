@@ -20,7 +20,7 @@ from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext, TokenContext, context_of_batch, parse_fields
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.loss import sparsity_loss
-from espnet_gated.gating.predictor import GatePredictor, InferencePolicy
+from espnet_gated.gating.predictor import GatePredictor
 from espnet_gated.gating.targets import TARGETS_PER, parse_joint_targets
 from espnet_gated.passes import FurtherPasses, captured
 
@@ -179,7 +179,7 @@ class GatedModelMixin(FurtherPasses):
         point = self._per_target(self._draw_points, text) if self.training and self.joint_targets else None
         self._further_decoders = () if point is None else self._decoders_beside(point)
         for name, predictor in self.gate_predictors().items():
-            if self.training or predictor.policy == InferencePolicy():
+            if self.training or predictor.policy.asks_nothing:
                 sparsity[name] = self._per_target(predictor.draw_targets, text)
             if point is not None:
                 joint = sparsity[name].new_tensor([*(target.of(name) for target in self.joint_targets), 0.0])

@@ -42,6 +42,10 @@ class FurtherPasses(AbsESPnetModel):
         self.distill_decoders_alone = distill_decoders_alone
         if distill_decoders_alone and distill_decoders <= 0:
             raise ValueError("distill_decoders_alone needs distill_decoders above 0: nothing else teaches the others")
+        if distill_decoders > 0 and all(len(target.decoders) < 2 for target in self.joint_targets):
+            raise ValueError(
+                "distill_decoders needs joint_targets with a list of decoder sparsities: no decoder to teach"
+            )
         self.distill_encoder, self.distill_encoder_share = distill_encoder, distill_encoder_share
         if distill_encoder > 0:
             self._check_distill_encoder()
@@ -85,7 +89,7 @@ class FurtherPasses(AbsESPnetModel):
     def gate_predictors(self) -> dict[str, GatePredictor]:
         """The predictors by stack name; a stack that is not gated is missing."""
         found = {name: getattr(child, "gate_predictor", None) for name, child in self.named_children()}
-        return {name: p for name, p in found.items() if p is not None}
+        return {name: p for name, p in found.items() if p is not None and not p.always_open}
 
     def _check_distill_encoder(self) -> None:
         if not 0.0 < self.distill_encoder_share <= 1.0:
@@ -105,6 +109,7 @@ class FurtherPasses(AbsESPnetModel):
     def _dense_posteriors(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the model says with every gate open, in evaluation mode (no dropout, no augmentation)."""
         policies = {name: p.policy for name, p in self.gate_predictors().items()}
+        further, self._further_decoders = self._further_decoders, ()
         self.eval()
         try:
             for predictor in self.gate_predictors().values():
@@ -113,6 +118,7 @@ class FurtherPasses(AbsESPnetModel):
                 super().forward(**{k: v.clone() if torch.is_tensor(v) else v for k, v in batch.items()})
         finally:
             self.train()
+            self._further_decoders = further
             for name, predictor in self.gate_predictors().items():
                 predictor.policy = policies[name]
         return teacher
@@ -158,10 +164,12 @@ class FurtherPasses(AbsESPnetModel):
         rows = (predictor.asked(out[:, 0, 0]) == 0).nonzero().flatten()[:most]
         if not len(rows):
             return None
-        inputs, options = whole["encoder_call"]
+        (features, lengths, *more), options = whole["encoder_call"]
+        lengths = lengths[rows]
         with self._asking("encoder", float(predictor.draw_pruned(1)), rows):
-            pruned = _first(self.encoder(*(x[rows] for x in inputs[:2]), *inputs[2:], **options))
-        return matching_loss(pruned, out[rows], mask[rows])
+            pruned = _first(self.encoder(features[rows, : int(lengths.max())], lengths, *more, **options))
+        frames = pruned.size(1)  # the longest utterance of the batch need not be among them
+        return matching_loss(pruned, out[rows, :frames], mask[rows, :frames])
 
     @contextmanager
     def _asking(self, stack: str, sparsity: float, rows: Tensor | None = None) -> Iterator[None]:
@@ -192,7 +200,7 @@ class FurtherPasses(AbsESPnetModel):
 
 @contextmanager
 def captured(model: Any) -> Iterator[dict[str, Any]]:
-    """Keep what encoder and decoder return inside the ``with`` block: name → (output (B, T, …), mask (B, T)).
+    """Keep what encoder and decoder return first inside the ``with`` block: name → (output (B, T, …), mask (B, T)).
 
     ``encoder_call`` is what the encoder was called with: positional and named arguments; ``decoder_call`` the decoder's
     positional ones.
@@ -200,14 +208,16 @@ def captured(model: Any) -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
 
     def keep_encoder(_: Any, inputs: Any, options: Any, result: Any) -> None:
-        out = _first(result)
-        found["encoder_call"] = inputs, options
-        found["encoder"] = out, ~make_pad_mask(result[1], maxlen=out.size(1)).to(out.device)
+        if "encoder" not in found:
+            out = _first(result)
+            found["encoder_call"] = inputs, options
+            found["encoder"] = out, ~make_pad_mask(result[1], maxlen=out.size(1)).to(out.device)
 
     def keep_decoder(_: Any, inputs: Any, result: Any) -> None:
-        out = _first(result)
-        found["decoder_call"] = inputs
-        found["decoder"] = out, ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)
+        if "decoder" not in found and len(inputs) == 4:  # a transducer's has one
+            out = _first(result)
+            found["decoder_call"] = inputs
+            found["decoder"] = out, ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)
 
     handles = [model.encoder.register_forward_hook(keep_encoder, with_kwargs=True)]
     if getattr(model, "decoder", None) is not None:

@@ -46,7 +46,7 @@ def gate_in_place(model: nn.Module, gating: Mapping[str, Any] | None = None) -> 
         stack.__class__ = twin
         stack.gate(gating)
         stack.gate_predictor.to(device=like.device, dtype=like.dtype)
-        stack.gate_predictor.set_policy(budget="open")
+        stack.gate_predictor.always_open = True
         stack.gate_predictor.train(stack.training)
         changed.append(name)
     return changed

@@ -1,5 +1,7 @@
 """The gated S2T model: law 7 (context matters), its losses and statistics, and stock searches in front of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from espnet.nets.batch_beam_search import BatchBeamSearch
@@ -274,7 +276,7 @@ def test_the_open_decoder_may_be_the_only_teacher():
         models(FINAL, distill_decoders_alone=True)
 
 
-def whole_and_pruned(weight, joint=((0.0, 0.5, 1.0),), anchors=(0.6,), share=0.25):
+def whole_and_pruned(weight, joint=((0.0, 0.5, 1.0),), anchors=(0.6,), share=0.25, batch=None):
     """A model with final masks, and what its encoder returned while it passed a batch: a list of (B, T, size)."""
     gating = FINAL | {"anchors": list(anchors), "anchor_prob": 1.0}
     options = {"joint_targets": joint, "distill_encoder": weight, "distill_encoder_share": share}
@@ -283,7 +285,7 @@ def whole_and_pruned(weight, joint=((0.0, 0.5, 1.0),), anchors=(0.6,), share=0.2
         predictor.num_updates += 1
     passes = []
     model.encoder.register_forward_hook(lambda _, __, result: passes.append(result[0]))
-    loss, stats, _ = model(**training_batch())
+    loss, stats, _ = model(**(batch or training_batch()))
     return model, passes, loss, stats
 
 
@@ -515,3 +517,46 @@ def test_decoders_know_what_the_encoder_skips():
         model.set_sparsity(*asked)
         assert model.decoder.gate_predictor.policy.before == before
         assert model.encoder.gate_predictor.policy.before == 0.0
+
+
+def test_validation_sees_the_middle_of_the_range_whatever_the_encoder_is_asked():
+    gating = {"target_sparsity": 0.5, "sparsity_unit": "modules"}
+    model = models(gating)[1].eval()
+    predictor = model.decoder.gate_predictor
+    predictor.config = replace(predictor.config, target_sparsity=(0.0, 0.7))
+    model.set_sparsity()
+    assert float(model(**training_batch())[1]["target_decoder"]) == pytest.approx(0.35)
+    model.set_sparsity(0.5, 0.2)
+    assert float(model(**training_batch())[1]["target_decoder"]) == pytest.approx(0.2)
+
+
+def test_all_teachers_together():
+    """The open model's posteriors are of one pass; the student's are those of its first decoder."""
+    several = {"joint_targets": [[0.0, [0.0, 0.5], 1.0]], "targets_per": "batch", "distill_decoders": 1.0}
+    for alone in (False, True):
+        options = several | {"distill_decoders_alone": alone, "distill_weight": 1.0, "distill_encoder": 1.0}
+        model = models(FINAL, **options)[1].train()
+        for predictor in model.gate_predictors().values():
+            predictor.num_updates += 1
+        loss, stats, _ = model(**training_batch())
+        loss.backward()
+        assert float(stats["loss_distill"]) == pytest.approx(0.0, abs=1e-6)  # the first is the open model
+        assert float(stats["loss_distill_decoder"]) > 1e-3 and float(stats["loss_distill_encoder"]) > 1e-3
+
+
+def test_a_pruned_pass_of_the_shorter_utterances():
+    """``distill_encoder`` where the longest utterance of the batch does not pass again."""
+    batch = {name: value.flip(0) for name, value in training_batch().items()}
+    assert int(batch["speech_lengths"][0]) < int(batch["speech_lengths"].max())
+    model, passes, loss, stats = whole_and_pruned(1.0, batch=batch)
+    loss.backward()
+    whole, pruned = passes
+    assert pruned.size(1) < whole.size(1)
+    frames = pruned.size(1)
+    expected = (pruned[0] - whole[0, :frames]).square().sum() / whole[0, :frames].square().sum()
+    assert float(stats["loss_distill_encoder"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_teacher_needs_a_pupil():
+    with pytest.raises(ValueError, match="distill_decoders needs joint_targets with a list of decoder sparsities"):
+        models(FINAL, distill_decoders=1.0, joint_targets=[[0.0, 0.5, 1.0]])

@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.utils.types import str2bool
 
 from espnet_gated.analysis.budget_table import HEADER, LEGEND, budget_cells
 from espnet_gated.analysis.table import text_table
 from espnet_gated.bin.s2t_inference import with_contexts
 from espnet_gated.data.contexts import read_contexts
-from espnet_gated.inference.audio import load_request, read_items
+from espnet_gated.inference.audio import Item, load_request, read_items
 from espnet_gated.inference.learned_budget import calibrate_thresholds, measure_shares, one_look, save_thresholds
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
@@ -40,34 +43,63 @@ def get_parser() -> argparse.ArgumentParser:
     add("--calibrate", type=str2bool, default=False, help="store thresholds of the learned budget in the checkpoint")
     add("--num_utts", type=int, default=0, help="only so many utterances, evenly spaced; 0: all")
     add("--batch_size", type=int, default=32, help="utterances encoded together")
+    add("--pad_to_speech_length", type=str2bool, default=True, help="as in s2t_inference")
     add("--ngpu", type=int, default=0, help="1: on a GPU")
     add("--json", help="write the shares to this file")
     return parser
 
 
-def read_batches(model: Speech2Text, data_dir: Path, num_utts: int, size: int) -> list[list[Request]]:
-    """The utterances of a data directory with their contexts, in batches."""
+@dataclass(frozen=True)
+class Batches(Sequence[list[Request]]):
+    """Utterances with their contexts, read when they are needed."""
+
+    items: Sequence[Item]
+    contexts: Mapping[str, Any]
+    fs: int
+    size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.size)
+
+    def __getitem__(self, number: Any) -> Any:
+        if number >= len(self):
+            raise IndexError(number)
+        items = self.items[number * self.size : (number + 1) * self.size]
+        return [with_contexts(load_request(item, self.fs), item.utt_id, self.contexts) for item in items]
+
+
+def find_batches(model: Speech2Text, data_dir: Path, num_utts: int, size: int) -> Batches:
+    """The utterances of a data directory, in batches."""
     if num_utts < 0 or size < 1:
         raise ValueError(f"--num_utts must be at least 0 and --batch_size at least 1, got {num_utts} and {size}")
     items = read_items(data_dir / "wav.scp", data_dir)
     if 0 < num_utts < len(items):
         items = [items[i * len(items) // num_utts] for i in range(num_utts)]
-    fs = int(model.preprocessor_conf["fs"])
     contexts = read_contexts(data_dir, {f.name: f.kind for f in model.s2t_model.context_fields})
-    requests = [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in items]
-    return [requests[i : i + size] for i in range(0, len(requests), size)]
+    return Batches(items, contexts, int(model.preprocessor_conf["fs"]), size)
 
 
 def run(args: argparse.Namespace) -> None:
     """Calibrate, or measure and print."""
     model = Speech2Text(
-        args.s2t_train_config, args.s2t_model_file, device="cuda" if args.ngpu > 0 else "cpu", beam_size=1
+        args.s2t_train_config,
+        args.s2t_model_file,
+        device="cuda" if args.ngpu > 0 else "cpu",
+        beam_size=1,
+        pad_to_speech_length=args.pad_to_speech_length,
     )
-    for stack in set(model.predictors()) - set(one_look(model)):
-        level = model.predictors()[stack].config.level
+    known = one_look(model)
+    if not known:
+        raise ValueError(
+            f"{args.s2t_model_file}: no gates of gating.level: utterance, so no budget to tell of before decoding"
+        )
+    for stack, predictor in model.s2t_model.gate_predictors().items():
+        if stack in known:
+            continue
+        level = predictor.config.level
         print(f"budget: left out, gates of the {stack} are decided for each {level} (gating.level)", file=sys.stderr)
-    batches = read_batches(model, Path(args.data_dir), args.num_utts, args.batch_size)
-    number_of = sum(map(len, batches))
+    batches = find_batches(model, Path(args.data_dir), args.num_utts, args.batch_size)
+    number_of = len(batches.items)
     if args.calibrate:
         save_thresholds(Path(args.s2t_model_file), calibrate_thresholds(model, batches))
         print(f"{args.s2t_model_file}: thresholds of the learned budget from {number_of} utterances of {args.data_dir}")
@@ -86,7 +118,7 @@ def main(cmd: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(cmd)
     try:
         run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TooShortUttError) as error:
         print(f"budget: {error}", file=sys.stderr)
         return 1
     return 0

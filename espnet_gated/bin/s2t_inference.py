@@ -168,7 +168,12 @@ def decode(args: argparse.Namespace) -> None:
         "processes": args.processes,
         "checkpoint": args.s2t_model_file or args.model_tag,
     }
-    meta |= {"dtype": args.dtype, "quantized": args.quantize_s2t_model, "budget": args.budget, "device": model.device}
+    meta |= {
+        "dtype": args.dtype,
+        "quantized": args.quantize_s2t_model,
+        "budget": _budget_of(args, model),
+        "device": model.device,
+    }
     _warm_up(model, items[0], fs)
     counted = {item.utt_id for item in items[:: args.flops_every]} if args.measure_flops else set()
     with DecodeWriter(args.output_dir, meta) as writer, tqdm(total=len(items), unit="utt", mininterval=1.0) as bar:
@@ -179,6 +184,13 @@ def decode(args: argparse.Namespace) -> None:
                 flops = _flops(model, request) if item.utt_id in counted else {}
                 writer.write(item.utt_id, result, _stats_row(item, args, stats) | common | flops)
             bar.update(len(batch))
+
+
+def _budget_of(args: argparse.Namespace, model: Any) -> str | None:
+    """What keeps the budget, for the record: what was asked for, or the model's default."""
+    if args.budget is not None or not getattr(model, "is_gated", False):
+        return None if args.budget is None else str(args.budget)
+    return ",".join(sorted({p.config.inference_budget for p in model.s2t_model.gate_predictors().values()}))
 
 
 def _decode_batch(model: Any, batch: list[Item], requests: list[Request]) -> list[Any]:

@@ -34,6 +34,11 @@ class InferencePolicy:
     seed: int = 0
     before: float = 0.0
 
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether nobody has chosen a sparsity or a budget."""
+        return self.sparsity is None and self.budget is None
+
     def opened(self, budget: str, logits: np.ndarray, costs: Tensor, sparsity: np.ndarray) -> list[list[float]]:
         """Gates under this policy.
 
@@ -86,9 +91,12 @@ def threshold_for(logits: Tensor, costs: Tensor, sparsity: float) -> float:
     """
     values, order = logits.flatten().double().sort()
     skipped = costs.double().repeat(len(logits))[order].cumsum(0) / len(logits)
-    best = int((skipped - sparsity).abs().argmin())
-    above = values[best + 1] if best + 1 < len(values) else values[best] + 2.0
-    return float((values[best] + above) / 2)
+    # A threshold lies between different values: below all, or behind the last of some that are equal.
+    values = torch.cat([values[:1] - 2.0, values, values[-1:] + 2.0])
+    skipped = torch.cat([skipped.new_zeros(1), skipped])
+    places = (values[1:] > values[:-1]).nonzero().flatten()
+    best = int(places[(skipped[places] - sparsity).abs().argmin()])
+    return float((values[best] + values[best + 1]) / 2)
 
 
 def interpolated(thresholds: Tensor, sparsity: Tensor, before: float = 0.0) -> Tensor:

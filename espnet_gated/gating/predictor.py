@@ -97,6 +97,7 @@ class GatePredictor(torch.nn.Module):
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
         # Of the learned budget: 0 until espnet_gated.inference.learned_budget has seen some speech.
         self.register_buffer("thresholds", torch.zeros(2, len(THRESHOLD_SPARSITIES)))
+        self.always_open = False  # of a dense stack in a gated class: nobody has trained these gates
         self.current: GatingContext | None = None
         self.policy = InferencePolicy()
         self._last: Gates | LocalGates | None = None
@@ -175,7 +176,7 @@ class GatePredictor(torch.nn.Module):
             gates of the M modules, or what decides them on the way; also kept in ``last``.
         """
         gates: Gates | LocalGates | None = None
-        if not self.samples and self.policy.budget == "open":
+        if self.always_open or (not self.samples and self.policy.budget == "open"):
             gates = all_open(pooled.size(0), self.names, self.costs, pooled)
         elif self.is_local:
             gates = self._begin(pooled)
@@ -249,6 +250,11 @@ class GatePredictor(torch.nn.Module):
         return self.policy.budget or self.config.inference_budget
 
     @property
+    def keeps_average(self) -> bool:
+        """Whether the learned budget is chosen."""
+        return self._budget == "learned"
+
+    @property
     def _usual_sparsity(self) -> float:
         """What is asked of utterances whose context says nothing."""
         asked = self.policy.sparsity
@@ -306,6 +312,7 @@ class GatePredictor(torch.nn.Module):
             noise = self._anneal(self.config.noise)
             values, soft_open = budget_gates(scores.joint, self.costs, sparsity, self._temperature(), noise)
         self.num_updates += 1
+        self.thresholds.zero_()  # of an earlier training's logits
         costs = self.costs.to(values)
         return Gates(values, self.names, costs, scores.joint, soft=True, soft_open=soft_open)
 

@@ -49,7 +49,7 @@ def calibrate_thresholds(model: Speech2Text, batches: Sequence[Sequence[Request]
     the whole encoder, and behind one that skips the same share.
 
     Args:
-        model: gated; its budget is ``learned`` afterwards.
+        model: gated; another sparsity and budget are chosen afterwards.
         batches: utterances, in batches that fit into memory.
 
     Returns:
@@ -60,7 +60,7 @@ def calibrate_thresholds(model: Speech2Text, batches: Sequence[Sequence[Request]
         ValueError: for a dense model.
     """
     predictors = one_look(model)
-    model.set_sparsity(0.0, "learned")
+    model.s2t_model.set_sparsity(0.0, 0.0, "learned")
     whole = looks(model, batches)
     found: dict[str, list[list[float]]] = {}
     if (encoder := predictors.get("encoder")) is not None:
@@ -68,7 +68,7 @@ def calibrate_thresholds(model: Speech2Text, batches: Sequence[Sequence[Request]
     if (decoder := predictors.get("decoder")) is not None:
         behind = []
         for sparsity in tqdm(THRESHOLD_SPARSITIES, desc="thresholds", unit="sparsity"):
-            model.set_sparsity((sparsity, 0.0), "learned")
+            model.s2t_model.set_sparsity(sparsity, 0.0, "learned")
             behind.append(looks(model, batches)["decoder"])
         found["decoder"] = _set(decoder, [whole["decoder"]] * len(THRESHOLD_SPARSITIES), behind)
     return found
@@ -82,7 +82,8 @@ def one_look(model: Speech2Text) -> dict[str, GatePredictor]:
     """
     if not model.is_gated:
         raise ValueError("a dense checkpoint has no gates, so no budget (--s2t_model_file)")
-    return {stack: predictor for stack, predictor in model.predictors().items() if not predictor.is_local}
+    predictors = model.s2t_model.gate_predictors()
+    return {stack: predictor for stack, predictor in predictors.items() if not predictor.is_local}
 
 
 def looks(model: Speech2Text, batches: Sequence[Sequence[Request]]) -> dict[str, list[Look]]:

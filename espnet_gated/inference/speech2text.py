@@ -87,6 +87,7 @@ class Speech2Text(ESPnetSpeech2Text):
             load_weights(self.s2t_model, str(s2t_model_file))
         self.pad_to_speech_length = pad_to_speech_length
         self.stats: list[DecodeStats] = []
+        self._warned_of_thresholds = False
         self._gate(quantize_s2t_model, quantize_modules or ["Linear"], quantize_dtype)
         self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest)
         self.ctc_tasks = None if ctc_tasks is None else {self._task_token(task) for task in ctc_tasks}
@@ -150,8 +151,22 @@ class Speech2Text(ESPnetSpeech2Text):
         if self.is_gated:
             # A fixed mask does not exist yet: it is made by espnet_gated.inference.static_mask.
             self.s2t_model.set_sparsity(encoder, decoder, None if budget == "fixed" else budget)
+            self._warn_of_thresholds()
         elif encoder or decoder:
             raise ValueError(f"sparsity {sparsity} was asked of a dense checkpoint, which has no gates (--sparsity)")
+
+    def _warn_of_thresholds(self) -> None:
+        """Once."""
+        if self._warned_of_thresholds:
+            return
+        for stack, predictor in self.s2t_model.gate_predictors().items():
+            if predictor.keeps_average and not predictor.is_local and not predictor.thresholds.any():
+                self._warned_of_thresholds = True
+                logging.warning(
+                    "the learned budget of the %s was never calibrated: its share may be far from the asked one "
+                    "(python -m espnet_gated.bin.budget --calibrate true)",
+                    stack,
+                )
 
     # -- decoding ---------------------------------------------------------------------------------
     @torch.no_grad()
@@ -268,7 +283,8 @@ class Speech2Text(ESPnetSpeech2Text):
         for group in _groups([(len(primers[i]), len(e.memory)) for i, e in enumerate(encoded)]):
             self._see(context, group)
             memory = torch.stack([encoded[i].memory for i in group])
-            self.s2t_model.decoder.decide(memory, None, torch.tensor([primers[i] for i in group]))
+            if "decoder" in self.predictors():
+                self.s2t_model.decoder.decide(memory, None, torch.tensor([primers[i] for i in group]))
 
     @torch.no_grad()
     def measure_flops(self, request: Request) -> dict[str, float]:

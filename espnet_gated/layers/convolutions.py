@@ -44,7 +44,7 @@ class DepthwiseConv1d(nn.Conv1d):
 
     @staticmethod
     def suits(conv: nn.Module) -> bool:
-        """Whether a module is a depthwise convolution that keeps the length."""
+        """Whether a module is a depthwise convolution of stride 1, padded with zeros."""
         return (
             type(conv) in (nn.Conv1d, DepthwiseConv1dInTraining)
             and conv.groups == conv.in_channels == conv.out_channels

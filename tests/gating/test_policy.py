@@ -1,5 +1,6 @@
 """Thresholds of the learned budget give the asked share on average."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,16 @@ def test_a_threshold_skips_the_asked_share_on_average(seed, utterances, sparsity
     skipped = 1.0 - (opened * COSTS.double()).sum(-1).mean()
     # No threshold is nearer than half of one module of one utterance.
     assert abs(float(skipped) - sparsity) <= float(COSTS.max()) / 2 / utterances + 1e-6
+
+
+@given(st.integers(0, 999), st.floats(0.02, 0.98))
+def test_a_threshold_does_not_part_equal_logits(seed, sparsity):
+    """Where all utterances have the same logits, a whole module opens or closes: the nearest such share is met."""
+    logits = torch.randn(len(COSTS), generator=torch.Generator().manual_seed(seed))
+    threshold = threshold_for(logits.expand(7, -1), COSTS, sparsity)
+    reached = float((COSTS.double() * (logits.double() <= threshold)).sum())
+    closed = [0.0, *COSTS.double()[logits.argsort()].cumsum(0).tolist()]
+    assert abs(reached - sparsity) == pytest.approx(min(abs(share - sparsity) for share in closed), abs=1e-6)
 
 
 def test_a_threshold_for_all_modules_closes_them():

@@ -5,10 +5,11 @@ import json
 import pytest
 import soundfile
 import torch
+import yaml
 from tiny_checkpoint import FS, make_checkpoint, make_data_dir, wave
 
 from espnet_gated.analysis.budget_table import HEADER, budget_cells, read_budgets
-from espnet_gated.bin import budget
+from espnet_gated.bin import budget as budget_command
 from espnet_gated.gating.policy import THRESHOLD_SPARSITIES
 from espnet_gated.inference.learned_budget import calibrate_thresholds, looks, measure_shares, save_thresholds
 from espnet_gated.inference.request import Request
@@ -79,7 +80,7 @@ def test_the_checkpoint_remembers(tmp_path):
     before = torch.load(epoch, weights_only=True)
     data = make_data_dir(tmp_path / "dev", {"a-asr": 0.5, "b-st_eng": 0.7, "c-asr": 0.4, "d-st_eng": 0.6})
     arguments = ["--data_dir", str(data), "--s2t_model_file", str(files.weights), "--batch_size", "3"]
-    assert budget.main([*arguments, "--calibrate", "true"]) == 0
+    assert budget_command.main([*arguments, "--calibrate", "true"]) == 0
     after = torch.load(epoch, weights_only=True)
     assert files.weights.is_symlink() and after.keys() == before.keys()
     changed = {key for key in after if not torch.equal(after[key], before[key])}
@@ -98,7 +99,7 @@ def test_the_measured_shares_as_a_table(own_checkpoint, tmp_path, capsys):
     out = tmp_path / "exp" / "budget_test.json"
     out.parent.mkdir()
     arguments = ["--data_dir", str(data), "--s2t_model_file", str(own_checkpoint.weights), "--json", str(out)]
-    assert budget.main([*arguments, "--num_utts", "2"]) == 0
+    assert budget_command.main([*arguments, "--num_utts", "2"]) == 0
     printed = capsys.readouterr().out
     content = json.loads(out.read_text(encoding="utf-8"))
     assert content["utterances"] == 2 and content["checkpoint"] == str(own_checkpoint.weights) and content["versions"]
@@ -124,7 +125,7 @@ def test_wrong_requests(gated_checkpoint, dense_checkpoint, tmp_path, capsys):
         (gated_checkpoint, ["--num_utts", "-1"], "--num_utts must be at least 0"),
     ):
         arguments = ["--data_dir", str(data), "--s2t_model_file", str(checkpoint.weights), *options]
-        assert budget.main(arguments) == 1
+        assert budget_command.main(arguments) == 1
         assert message in capsys.readouterr().err
     soundfile.write(tmp_path / "x.wav", wave(0.5), FS)
     with pytest.raises(ValueError, match="no gate predictor of the encoder in this checkpoint"):
@@ -137,8 +138,46 @@ def test_gates_that_are_decided_on_the_way_are_left_out(tmp_path, capsys):
     data = make_data_dir(tmp_path / "dev")
     arguments = ["--data_dir", str(data), "--s2t_model_file", str(files.weights)]
     before = torch.load(files.weights, weights_only=True)
-    assert budget.main([*arguments, "--calibrate", "true"]) == 0
+    assert budget_command.main([*arguments, "--calibrate", "true"]) == 0
     assert "gates of the encoder are decided for each layer" in capsys.readouterr().err
     after = torch.load(files.weights, weights_only=True)
     changed = {key for key in after if not torch.equal(after[key], before[key])}
     assert changed == {"decoder.gate_predictor.thresholds"}
+
+
+@pytest.mark.parametrize("dense", STACKS)
+def test_a_stack_without_gates_runs_whole(dense, tmp_path):
+    """A dense stack beside a gated one: nothing of it is skipped, and there is nothing to calibrate."""
+    files = make_checkpoint(tmp_path / "model", gated=True, gating=({"target_sparsity": [0.0, 0.9]},) * 2)
+    config = yaml.safe_load(files.config.read_text(encoding="utf-8"))
+    config[dense] = config[dense].removeprefix("gated_")
+    config[f"{dense}_conf"].pop("gating")
+    files.config.write_text(yaml.safe_dump(config), encoding="utf-8")
+    state = torch.load(files.weights, weights_only=True)
+    torch.save({k: v for k, v in state.items() if not k.startswith(f"{dense}.gate_predictor.")}, files.weights)
+    (gated,) = set(STACKS) - {dense}
+    model = load(files)
+    for budget in ("exact", "learned"):
+        model.set_sparsity(0.5, budget)
+        model.decode_batch(speech(2)[0])
+        for stats in model.stats:
+            assert stats.skipped[dense] == pytest.approx(0.0, abs=1e-6), budget
+            assert stats.skipped[gated] > 0.05, budget
+    data = make_data_dir(tmp_path / "dev")
+    arguments = ["--data_dir", str(data), "--s2t_model_file", str(files.weights)]
+    assert budget_command.main([*arguments, "--calibrate", "true"]) == 0
+    after = torch.load(files.weights, weights_only=True)
+    assert [key for key in after if "thresholds" in key] == [f"{gated}.gate_predictor.thresholds"]
+    assert budget_command.main(arguments) == 0
+
+
+def test_a_budget_that_was_never_calibrated_is_told_of(gated_checkpoint, caplog):
+    model = load(gated_checkpoint)
+    with caplog.at_level("WARNING"):
+        model.set_sparsity(0.5, "exact")
+        assert "never calibrated" not in caplog.text
+        model.set_sparsity(0.5, "learned")
+    assert "the learned budget of the encoder was never calibrated" in caplog.text
+    caplog.clear()
+    model.set_sparsity(0.4, "learned")
+    assert "never calibrated" not in caplog.text

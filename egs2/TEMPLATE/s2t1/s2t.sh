@@ -48,10 +48,10 @@ dense_exp=           # an existing dense experiment, in place of stage 5
 inference_s2t_model=valid.acc.best.pth # the checkpoint for decoding; of the dense one also for fine-tuning
 
 # Decoding
-systems="espnet dense control gated" # also fixed, random: baselines of the gated checkpoint; dense+ctc, control+ctc, gated+ctc
+systems="espnet dense control gated" # also fixed, random: baselines of the gated checkpoint; learned: its budget on average; dense+ctc, control+ctc, gated+ctc
 gated_name=gated     # of the gated model in the tables: models that are decoded at the same sparsities need different ones
 sparsities="0.0 0.3 0.5 0.7" # items: one number, or encoder,decoder
-baseline_sparsities="0.5 0.7" # of fixed and random
+baseline_sparsities="0.5 0.7" # of fixed, random and learned
 ctc_sparsities=      # of gated+ctc (default: sparsities)
 ctc_args="--ctc_weight 0.3 --ctc_tasks asr" # of the systems with +ctc
 inference_config=conf/decode_s2t.yaml
@@ -59,8 +59,8 @@ inference_args="--measure_flops true --flops_every 10"
 inference_tag=       # suffix of the names of the decoding directories
 
 help_message="Usage: $0 --corpus <name> --train_set <name> --valid_set <name> --test_sets <names> --langs <codes> --tasks <tasks>
-Stages: 1 data  2 filter and check  3 token list  4 statistics  5 dense training  6 gated fine-tuning and control
-        7 decoding  8 scoring  9 speed and FLOPs  10 results
+Stages: 1 data  2 filter and check  3 token list  4 statistics  5 dense training  6 gated fine-tuning (with its thresholds) and control
+        7 decoding  8 scoring  9 speed, FLOPs, budgets  10 results
 Finished work is skipped unless its inputs or options have changed. Options and their defaults:
 $(sed -nE '/^help_message/q; s/^([a-z_][a-z0-9_]*)=(.*)$/    --\1 \2/p' "$0")"
 
@@ -284,7 +284,7 @@ if in_stage 9; then
         [[ " ${systems} " = *" gated "* ]] || break
         if begin "${gated_exp}" "budget_${dset}" "${gated_exp}/.budget.done" "${raw}/${dset}/.filter.done"; then
             log "Sparsity asked and reached on ${dset} (log: ${gated_exp}/budget.log)"
-            budget "${dset}" --json "${gated_exp}/budget_${dset}.json"
+            budget "${dset}" --num_utts 1000 --json "${gated_exp}/budget_${dset}.json"
             finish
         fi
     done

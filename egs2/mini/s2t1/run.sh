@@ -39,7 +39,7 @@ case "${scale}" in
         scale_options=(
             --nbpe 1000
             --dense_exp exp/s2t_dense
-            --gated_args "$(steps 1120 0.003)"
+            --gated_args "$(steps 950 0.003)"
             --control_args "$(steps 1200 0.003)"
             --systems "control gated fixed random control+ctc gated+ctc"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
