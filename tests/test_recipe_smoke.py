@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 RUN = Path(__file__).resolve().parents[1] / "egs2" / "mini" / "s2t1" / "run.sh"
 DENSE = {("espnet", 0.0), ("dense", 0.0), ("control", 0.0)}
-SYSTEMS = DENSE | {("gated", 0.0), ("gated", 0.5), ("gated+ctc", 0.5)}
+SYSTEMS = DENSE | {("gated", 0.0), ("gated", 0.5), ("learned", 0.5), ("gated+ctc", 0.5)}
 COLUMNS = (
     "corpus set task src tgt system sparsity skipped_encoder skipped_decoder wer cer bleu chrf gflops latency_s rtf n"
 ).split()
@@ -135,6 +136,17 @@ def test_a_second_run_does_nothing_new(place, output):
     again = run(place)
     assert files_of(place) == before
     assert "Training" not in again and "Decoding" not in again
+
+
+def test_the_learned_budget_is_calibrated_and_measured(place, output):
+    """Stage 6 stores thresholds in the checkpoint, stage 9 measures what they keep, stage 10 shows it."""
+    gated = place / "exp" / "s2t_gated"
+    weights = torch.load(gated / "valid.loss.best.pth", weights_only=True)
+    assert all(weights[f"{stack}.gate_predictor.thresholds"].any() for stack in ("encoder", "decoder"))
+    shares = json.loads((gated / "budget_test.json").read_text(encoding="utf-8"))["shares"]
+    exact = [share["farthest"] for share in shares if share["budget"] == "exact"]
+    assert len(exact) == 27 and max(exact) <= 0.02 + 1e-6
+    assert "Sparsity asked and reached: s2t_gated" in (place / "exp" / "RESULTS.md").read_text(encoding="utf-8")
 
 
 def test_a_run_that_was_cut_short_goes_on(place, output):
