@@ -7,7 +7,6 @@ stored in the checkpoint.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.utils.types import str2bool
 
 from espnet_gated.analysis.budget_table import HEADER, LEGEND, budget_cells
+from espnet_gated.analysis.scoring import write_json
 from espnet_gated.analysis.table import text_table
 from espnet_gated.bin.s2t_inference import with_contexts
 from espnet_gated.data.contexts import read_contexts
@@ -107,8 +107,7 @@ def run(args: argparse.Namespace) -> None:
     rows = measure_shares(model, batches, SPARSITIES)
     if args.json:
         about = {"checkpoint": args.s2t_model_file, "data_dir": args.data_dir, "utterances": number_of}
-        text = json.dumps(environment() | about | {"shares": rows}, indent=1)
-        Path(args.json).write_text(text + "\n", encoding="utf-8")
+        write_json(Path(args.json), environment() | about | {"shares": rows})
     print(text_table(HEADER, budget_cells(rows)))
     print(LEGEND)
 

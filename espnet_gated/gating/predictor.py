@@ -335,7 +335,7 @@ class GatePredictor(torch.nn.Module):
         if self.is_local:  # left to decide here is what needs no look (see ``_begin``)
             logits = pooled.new_zeros(pooled.size(0), len(self.names))
         else:
-            logits = self.margins(pooled, sparsity) if self._budget == "learned" else self.logits(pooled, sparsity)
+            logits = self.margins(pooled, sparsity) if self.keeps_average else self.logits(pooled, sparsity)
         # The one device-to-host copy of this stack: what follows needs the numbers on the host. An utterance has two,
         # as the decoder's predictor pools what the encoder puts out under gates that are decided already.
         table = torch.cat([logits, sparsity[:, None]], dim=1).detach().double().cpu().numpy()
@@ -394,4 +394,4 @@ def _hat(sparsity: Tensor) -> Tensor:
     return (1.0 - (sparsity[:, None] - knots).abs() * (_SPARSITY_KNOTS - 1)).clamp(min=0.0)
 
 
-__all__ = ["GatePredictor", "InferencePolicy", "all_open", "from_values", "pool"]
+__all__ = ["GatePredictor", "all_open", "from_values", "pool"]

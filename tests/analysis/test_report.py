@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_gated.analysis import gate_stats, plots
+from espnet_gated.analysis import gate_stats, headline, plots
 from espnet_gated.analysis.comparisons import compare
 from espnet_gated.analysis.experiment import ReportError, gate_table, read_experiment
 from espnet_gated.analysis.metrics import paired_bootstrap
@@ -117,6 +117,17 @@ def test_budgets_by_hand(exp):
     assert (k.worst, k.outside, k.n) == (pytest.approx(0.06), 1, 16)
     assert not k.exact  # the decoding does not say
     assert ("control", "encoder") not in kept and ("gated 0/0.5", "encoder") not in kept
+
+
+def test_the_budget_line_tells_single_utterances_of_exact_budgets_alone(exp):
+    (test_set,) = read_experiment(exp).sets
+    (line,) = headline._budget_line(test_set.decodings)
+    assert line.endswith("(within the bound of 0.02).")
+    meta = next(exp.glob("gated_0.7_0.7/decode_meta.json"))
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"budget": "exact"}))
+    (test_set,) = read_experiment(exp).sets
+    (line,) = headline._budget_line(test_set.decodings)
+    assert line.endswith("(within the bound of 0.02) and, with an exact budget, by at most 0.060 in one utterance.")
 
 
 # -- the page -------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def test_a_decoding_directory(gated_checkpoint, data_dir, tmp_path):
     assert stats["a-asr"]["seconds"] == pytest.approx(0.5)
     meta = json.loads((out / "decode_meta.json").read_text(encoding="utf-8"))
     assert meta["system"] == "gated_30_60" and meta["checkpoint"] == str(gated_checkpoint.weights)
+    assert meta["budget"] == "exact"  # the model's default, as nobody asked for another
 
 
 def test_batches_write_what_single_utterances_write(gated_checkpoint, data_dir, tmp_path):

@@ -239,7 +239,7 @@ if in_stage 6; then
         [ ${#gated[@]} -eq 0 ] || train "${train_nj}" "${gated[@]}"
         [ ${#control[@]} -eq 0 ] || train "${train_nj}" "${control[@]}"
     fi
-    if [ ${#gated[@]} -gt 0 ] && begin "${gated_exp}" budget "${gated_exp}/.train.done" "${inference_s2t_model}" \
+    if [[ " ${systems} " =~ " gated "|" learned " ]] && begin "${gated_exp}" budget "${gated_exp}/.train.done" "${inference_s2t_model}" \
         "${raw}/${valid_set}/.filter.done"; then
         log "Thresholds of the learned budget, from ${valid_set} (log: ${gated_exp}/budget.log)"
         budget "${valid_set}" --calibrate true --num_utts 500
@@ -252,7 +252,10 @@ if in_stage 7; then
     while read -r system exp engine sparsity dir dset <&3; do
         data="${raw}/${dset}" ctc='' thresholds=''
         [[ ${system} != *+ctc ]] || ctc=${ctc_args}
-        [ "${system}" != learned ] || thresholds="${exp}/.budget.done"
+        if [ "${system}" = learned ]; then
+            thresholds="${exp}/.budget.done"
+            [ -f "${thresholds}" ] || die "the learned budget of ${exp} is not calibrated (stage 6)"
+        fi
         if begin --wipe "${dir}" decode "${inference_config}" "${inference_args}" "${inference_s2t_model}" "${engine}" \
             "${sparsity}" ${ctc:+"${ctc}"} ${thresholds:+"${thresholds}"} "${seed}" "${data}/.filter.done" "${exp}/.train.done"; then
             [ "${sparsity}" = - ] && knob=() || knob=(--sparsity "${sparsity}")
