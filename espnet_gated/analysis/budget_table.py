@@ -9,7 +9,8 @@ from typing import Any
 
 from espnet_gated.analysis.table import number
 
-PATTERN = "budget_*.json"
+PATTERN = "budget_{}.json"
+"""Name of the file for a test set; ``*``: of all."""
 TITLE = "Sparsity asked and reached"
 HEADER = (
     "asked",
@@ -46,14 +47,14 @@ def budget_cells(shares: Sequence[Share]) -> list[list[str]]:
     ]
 
 
-def read_budgets(expdir: Path) -> list[tuple[str, list[list[str]]]]:
-    """Tables of all measured budgets below a directory: (heading, cells).
+def read_budgets(expdir: Path, test_set: str = "*") -> list[tuple[str, list[list[str]]]]:
+    """Tables of the budgets measured below a directory, on a test set or on all: (heading, cells).
 
     Raises:
         ValueError: for a broken file, naming it.
     """
     tables = []
-    for path in sorted(expdir.rglob(PATTERN)):
+    for path in sorted(expdir.rglob(PATTERN.format(test_set))):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             heading = f"{TITLE}: {path.parent.name}, {content['utterances']} utterances of {content['data_dir']}"

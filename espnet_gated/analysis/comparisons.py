@@ -29,7 +29,7 @@ class Comparison:
         low, high = self.result.ci
         if low <= 0.0 <= high:
             return SAME
-        lower_is_better = self.result.metric in ("wer", "cer")
+        lower_is_better = self.result.metric in ("wer", "cer", "nll")
         return BETTER if (high < 0) == lower_is_better else WORSE
 
 

@@ -190,12 +190,53 @@ def paired_bootstrap(
     else:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
     a, b = (score(s.sum(axis=0)) for s in stats)
-    samples = _resample(stats, lambda sums: score(sums[1]) - score(sums[0]), n_resamples, seed)
+    return _paired(metric, a, b, stats, lambda sums: score(sums[1]) - score(sums[0]), n_resamples, seed)
+
+
+def paired_means(
+    a: Sequence[float], b: Sequence[float], metric: str, *, n_resamples: int = RESAMPLES, seed: int = SEED
+) -> PairedResult:
+    """Compare the means of a number that two systems have for each of the same utterances, by paired bootstrap.
+
+    Args:
+        a, b: the numbers in the same order of utterances.
+        metric: their name.
+        n_resamples, seed: of the bootstrap.
+
+    Raises:
+        ValueError: for lists that differ in length or are empty.
+    """
+    if len(a) != len(b) or not a:
+        raise ValueError(f"got {len(a)} and {len(b)} numbers to compare; they must be as many, and at least one")
+    differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    stats = np.stack([differences, np.ones_like(differences)], axis=1)
+    return _paired(
+        metric,
+        float(np.mean(a)),
+        float(np.mean(b)),
+        [stats],
+        lambda sums: float(sums[0][0] / sums[0][1]),
+        n_resamples,
+        seed,
+    )
+
+
+def _paired(
+    metric: str,
+    a: float,
+    b: float,
+    stats: Sequence[FloatArray],
+    difference: Callable[[list[FloatArray]], float],
+    n_resamples: int,
+    seed: int,
+) -> PairedResult:
+    """A difference with its interval and probability, from sums of (n, k) statistics over resampled utterances."""
+    samples = _resample(stats, difference, n_resamples, seed)
     low, high = np.nanpercentile(samples, (2.5, 97.5))
     # resamples scatter about the observed difference; moved to zero they are the null hypothesis
     extreme = np.abs(samples - np.nanmean(samples)) >= abs(b - a)
     p = (1 + int(extreme.sum())) / (1 + n_resamples)
-    return PairedResult(metric, a, b, b - a, (float(low), float(high)), p, len(ref))
+    return PairedResult(metric, a, b, b - a, (float(low), float(high)), p, len(stats[0]))
 
 
 def _resample(

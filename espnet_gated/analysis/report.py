@@ -23,6 +23,7 @@ from espnet_gated.analysis.sparsity_table import sparsity_tables
 from espnet_gated.analysis.speed import HEADER as SPEED_HEADER
 from espnet_gated.analysis.speed import STATS_FILE, speed_row
 from espnet_gated.analysis.table import number, percent, relative, text_table, with_interval
+from espnet_gated.analysis.true_words import compare_true_words, true_words_lines, true_words_section
 
 METRIC_NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF"}
 _TONES = {SEEN: "good", OPPOSITE: "bad"}
@@ -62,7 +63,6 @@ def make_report(expdir: str | Path, gated: str | None = None, resamples: int = R
             summary += _one_set(page, experiment, test_set, test_set.gated_system(gated), resamples)
     for name in experiment.unscored:
         summary.append(f"{name}: decoded but not scored, left out")
-    _budgets(page, Path(expdir))
     environment_section(page, experiment)
     return Report(page, summary)
 
@@ -71,7 +71,9 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
     prefix = f"{test_set.title}: " if len(experiment.sets) > 1 else ""
     comparisons = compare(experiment, test_set, gated, resamples)
     findings = published_findings(test_set, gated) if gated else []
+    true_words = compare_true_words(test_set, gated, resamples)
     lines = in_short(test_set, gated, comparisons, findings)
+    lines[-1:-1] = true_words_lines(true_words)
     prices = price_rows(View(test_set, gated), comparisons) if gated else []
     page.section(f"{prefix}In short")
     page.short(lines)
@@ -82,8 +84,10 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
     _systems(page, prefix, test_set, gated)
     _by_stack(page, prefix, test_set)
     _comparisons(page, prefix, comparisons)
+    true_words_section(page, prefix, true_words)
     if gated:
         gate_sections.add_all(page, prefix, test_set, gated)
+        _budgets(page, prefix, read_budgets(experiment.expdir, test_set.name))
         _findings(page, prefix, findings)
     _latency(page, prefix, test_set)
     summary = [f"{prefix}{line}" for line in lines]
@@ -201,10 +205,9 @@ def _comparisons(page: Page, prefix: str, comparisons: Comparisons) -> None:
         page.table(header, list(rows.values()), left=2)
 
 
-def _budgets(page: Page, expdir: Path) -> None:
-    tables = read_budgets(expdir)
+def _budgets(page: Page, prefix: str, tables: Sequence[tuple[str, list[list[str]]]]) -> None:
     if tables:
-        page.section(budget_table.TITLE)
+        page.section(f"{prefix}{budget_table.TITLE}")
         page.text(budget_table.LEGEND)
     for heading, cells in tables:
         page.heading(heading.removeprefix(f"{budget_table.TITLE}: "))

@@ -60,6 +60,7 @@ _BY_LANGUAGE = (
     ("cer", "CER, % (lower is better)", 1),
     ("bleu", "BLEU (higher is better)", 1),
     ("chrf", "chrF (higher is better)", 1),
+    ("nll", "True words, nats an utterance (lower is better)", 3),
     ("skipped_encoder", "Skipped in the encoder", 2),
     ("skipped_decoder", "Skipped in the decoder", 2),
     ("gflops", "GFLOPs an utterance", None),

@@ -30,6 +30,8 @@ _MEANS = (
     "gflops",
     "gflops_encoder",
     "gflops_decoder",
+    "nll",
+    "nll_tokens",
 )
 _STATS = (*_MEANS, "latency_s", "seconds")
 

@@ -25,16 +25,20 @@ from tqdm import tqdm
 
 from espnet_gated.data.contexts import read_contexts
 from espnet_gated.gating.config import parse_sparsity
-from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_request, read_items, symbol
+from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_request, read_items, read_table, symbol
 from espnet_gated.inference.baseline import ESPnetBaseline
 from espnet_gated.inference.calibration import load_or_calibrate
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
 from espnet_gated.inference.static_mask import fix_masks
+from espnet_gated.inference.true_words import TextError, word_nll
 from espnet_gated.inference.writer import DecodeWriter, environment
 
 BUDGETS = ["exact", "learned", "open", "random", "fixed"]
 """``random`` masks within the budget and one ``fixed`` mask for everyone are baselines."""
+
+NLL_BATCH = 16
+"""Utterances whose true words are scored together."""
 
 MODEL_OPTIONS = (
     *("s2t_train_config", "s2t_model_file", "lm_train_config", "lm_file", "ngram_file", "token_type", "bpemodel"),
@@ -71,6 +75,9 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--ctc_tasks", nargs="*", help="tasks that CTC scores, e.g. asr (default: all)")
     group.add_argument("--measure_flops", type=str2bool, default=False, help="count FLOPs (second pass)")
     group.add_argument("--flops_every", type=int, default=10, help="count FLOPs of every n-th utterance")
+    group.add_argument(
+        "--measure_nll", type=str2bool, default=False, help="likelihood of the true words (text of --data_dir), untimed"
+    )
     group.add_argument("--processes", type=int, default=1, help="decoders that run side by side, for the record")
     return parser
 
@@ -174,6 +181,7 @@ def decode(args: argparse.Namespace) -> None:
         "budget": _budget_of(args, model),
         "device": model.device,
     }
+    nll = measure_nll(args, model, items, contexts, fs) if args.measure_nll and args.engine == "gated" else {}
     _warm_up(model, items[0], fs)
     counted = {item.utt_id for item in items[:: args.flops_every]} if args.measure_flops else set()
     with DecodeWriter(args.output_dir, meta) as writer, tqdm(total=len(items), unit="utt", mininterval=1.0) as bar:
@@ -181,9 +189,39 @@ def decode(args: argparse.Namespace) -> None:
             requests = [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in batch]
             results = _decode_batch(model, batch, requests)
             for item, request, result, stats in zip(batch, requests, results, model.stats, strict=True):
-                flops = _flops(model, request) if item.utt_id in counted else {}
-                writer.write(item.utt_id, result, _stats_row(item, args, stats) | common | flops)
+                measured = nll.get(item.utt_id, {}) | (_flops(model, request) if item.utt_id in counted else {})
+                writer.write(item.utt_id, result, _stats_row(item, args, stats) | common | measured)
             bar.update(len(batch))
+
+
+def measure_nll(
+    args: argparse.Namespace, model: Speech2Text, items: list[Item], contexts: Mapping[str, Any], fs: int
+) -> dict[str, dict[str, float]]:
+    """``nll`` (nats) and ``nll_tokens`` of each utterance's true words.
+
+    Raises:
+        DecodeInputError: for a missing text, naming file and utterance.
+    """
+    file = Path(args.data_dir or ".") / "text"
+    if args.data_dir is None or not file.is_file():
+        raise DecodeInputError(f"{file}: no such file; --measure_nll needs a --data_dir with the true text")
+    texts = read_table(file)
+    if missing := [item.utt_id for item in items if item.utt_id not in texts]:
+        raise DecodeInputError(f"{file}: no text of utterance {missing[0]} (--measure_nll)")
+    found: dict[str, dict[str, float]] = {}
+    for start in tqdm(range(0, len(items), NLL_BATCH), unit="batch", desc="true words"):
+        batch = items[start : start + NLL_BATCH]
+        requests = [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in batch]
+        try:
+            values = word_nll(model, requests, [texts[item.utt_id] for item in batch])
+        except TextError as error:
+            raise DecodeInputError(
+                f"{file}: utterance {batch[0].utt_id} or one of the next {len(batch)}: {error}"
+            ) from None
+        except TooShortUttError as error:
+            raise _too_short(batch, error) from None
+        found |= {i.utt_id: {"nll": v, "nll_tokens": n} for i, (v, n) in zip(batch, values, strict=True)}
+    return found
 
 
 def _budget_of(args: argparse.Namespace, model: Any) -> str | None:
@@ -197,8 +235,12 @@ def _decode_batch(model: Any, batch: list[Item], requests: list[Request]) -> lis
     try:
         return model.decode_batch(requests)
     except TooShortUttError as error:
-        names = ", ".join(item.utt_id for item in batch)
-        raise DecodeInputError(f"{batch[0].wav}: utterance {names}: audio is too short: it {error}") from None
+        raise _too_short(batch, error) from None
+
+
+def _too_short(batch: list[Item], error: TooShortUttError) -> DecodeInputError:
+    names = ", ".join(item.utt_id for item in batch)
+    return DecodeInputError(f"{batch[0].wav}: utterance {names}: audio is too short: it {error}")
 
 
 def _warm_up(model: Any, item: Item, fs: int) -> None:

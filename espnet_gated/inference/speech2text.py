@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -275,16 +275,26 @@ class Speech2Text(ESPnetSpeech2Text):
         return decode_long(self, request, how)
 
     @torch.no_grad()
-    def decide(self, requests: Sequence[Request]) -> None:
-        """Let the predictors decide on utterances that nobody decodes: the encoder runs, the decoder only begins."""
+    def begin(self, requests: Sequence[Request]) -> Iterator[tuple[list[int], list[list[int]], Tensor]]:
+        """Encode utterances and stop where a search would begin.
+
+        Yields:
+            groups of utterances with equally long primers and memories, under whose contexts the predictors are while
+            the group is looked at: numbers of the utterances, their primers, memory (n, T, size).
+        """
         primers = [self._primer(r) for r in requests]
         context = self._context(requests, primers)
         encoded = self._encode([self._prepare(r.speech) for r in requests], context)
         for group in _groups([(len(primers[i]), len(e.memory)) for i, e in enumerate(encoded)]):
             self._see(context, group)
-            memory = torch.stack([encoded[i].memory for i in group])
+            yield group, [primers[i] for i in group], torch.stack([encoded[i].memory for i in group])
+
+    @torch.no_grad()
+    def decide(self, requests: Sequence[Request]) -> None:
+        """Let the predictors decide on utterances that nobody decodes: the encoder runs, the decoder only begins."""
+        for _, primers, memory in self.begin(requests):
             if "decoder" in self.predictors():
-                self.s2t_model.decoder.decide(memory, None, torch.tensor([primers[i] for i in group]))
+                self.s2t_model.decoder.decide(memory, None, torch.tensor(primers))
 
     @torch.no_grad()
     def measure_flops(self, request: Request) -> dict[str, float]:

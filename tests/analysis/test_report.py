@@ -229,6 +229,25 @@ def test_paired_comparisons_are_the_ones_of_the_metrics(exp):
     assert len(found.done) == 2 * (4 + 1)
 
 
+def test_the_likelihood_of_the_true_words_is_compared(tmp_path):
+    exp = build(tmp_path)
+    assert "Likelihood of the true words" not in run(exp).text
+    for directory in exp.iterdir():
+        if (file := directory / "decode_stats.jsonl").is_file():
+            base = 1.0 if directory.name.startswith("gated") else 1.5
+            rows = [json.loads(line) | {"nll": base + i / 100} for i, line in enumerate(file.read_text().splitlines())]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = run(exp).text
+    assert (
+        "Likelihood of the true words" in text
+        and "\N{MINUS SIGN}0.500 [\N{MINUS SIGN}0.500, \N{MINUS SIGN}0.500]" in text
+    )
+    assert (
+        "The true words are more likely under gated than under fixed at the same sparsity, by more than the 95 % "
+        "interval, in 2 of 2 comparisons: ASR at 0/0.5, ST at 0/0.5."
+    ) in text
+
+
 def test_systems_with_ctc_are_compared_among_themselves(tmp_path):
     points = [("control", (0.0, 0.0)), ("gated", (0.0, 0.5)), ("fixed", (0.0, 0.5))]
     points += [(f"{system}+ctc", asked) for system, asked in points[:2]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from espnet_gated.analysis.metrics import bleu, bleu_tokenizer, chrf, error_rate, normalize
+from espnet_gated.analysis.metrics import bleu, bleu_tokenizer, chrf, error_rate, normalize, paired_means
 from espnet_gated.analysis.scoring import (
     ScoringError,
     aggregate_stats,
@@ -118,6 +118,14 @@ def test_interval_is_seeded_and_holds_the_value():
     assert one == error_rate(refs, hyps, n_resamples=99, seed=1)
     assert len({error_rate(refs, hyps, n_resamples=99, seed=s).ci for s in range(5)}) > 1
     assert one.ci[0] < one.value < one.ci[1]
+
+
+def test_paired_means_by_hand():
+    result = paired_means([1.0, 2.0, 3.0], [0.5, 2.0, 2.0], "nll", n_resamples=200)
+    assert (result.score_a, result.score_b, result.n) == (2.0, 1.5, 3) and result.difference == pytest.approx(-0.5)
+    assert -1.0 <= result.ci[0] < -0.5 < result.ci[1] <= 0.0
+    with pytest.raises(ValueError, match="got 1 and 2 numbers to compare"):
+        paired_means([1.0], [1.0, 2.0], "nll")
 
 
 @pytest.mark.parametrize("metric", ["wer", "cer", "bleu", "chrf"])

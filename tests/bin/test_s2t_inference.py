@@ -106,6 +106,29 @@ def test_stock_espnet_decodes_the_gated_checkpoint(gated_checkpoint, data_dir, t
         assert read(tmp_path / "ours" / "1best_recog" / name) == expected
 
 
+def test_the_likelihood_of_the_true_words(gated_checkpoint, data_dir, tmp_path):
+    texts = {"a-asr": "<deu><asr>", "b-st_eng": "<ita><st_eng>", "c-asr": "<deu><asr>"}
+    langs = read(data_dir / "utt2lang")
+    lines = [f"{utt} <{langs[utt].strip()}>{symbols[5:]}<notimestamps> ab cab\n" for utt, symbols in texts.items()]
+    (data_dir / "text").write_text("".join(lines), encoding="utf-8")
+    options = {"data_dir": data_dir, "sparsity": 0.5, "measure_nll": "true"}
+    assert run(gated_checkpoint, tmp_path / "decode", **options) == 0
+    for row in stats_of(tmp_path / "decode").values():
+        assert row["nll"] > 0 and row["nll_tokens"] >= 2
+    (data_dir / "text").unlink()
+
+
+def test_a_missing_text_is_named(gated_checkpoint, data_dir, tmp_path, capsys):
+    (data_dir / "text").unlink(missing_ok=True)
+    assert run(gated_checkpoint, tmp_path / "decode", data_dir=data_dir, measure_nll="true") == 1
+    assert f"{data_dir / 'text'}: no such file" in capsys.readouterr().err
+    (data_dir / "text").write_text("a-asr ab\n", encoding="utf-8")
+    assert run(gated_checkpoint, tmp_path / "decode", data_dir=data_dir, measure_nll="true") == 1
+    assert f"{data_dir / 'text'}: no text of utterance b-st_eng (--measure_nll)" in capsys.readouterr().err
+    (data_dir / "text").unlink()
+    assert not (tmp_path / "decode").exists()
+
+
 # -- bad input ----------------------------------------------------------------------------------------
 @pytest.fixture
 def own_data(tmp_path):

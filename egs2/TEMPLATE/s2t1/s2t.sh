@@ -55,7 +55,7 @@ baseline_sparsities="0.5 0.7" # of fixed, random and learned
 ctc_sparsities=      # of gated+ctc (default: sparsities)
 ctc_args="--ctc_weight 0.3 --ctc_tasks asr" # of the systems with +ctc
 inference_config=conf/decode_s2t.yaml
-inference_args="--measure_flops true --flops_every 10"
+inference_args="--measure_nll true --measure_flops true --flops_every 10"
 inference_tag=       # suffix of the names of the decoding directories
 
 help_message="Usage: $0 --corpus <name> --train_set <name> --valid_set <name> --test_sets <names> --langs <codes> --tasks <tasks>
@@ -251,7 +251,7 @@ if in_stage 7; then
     log "Stage 7: decoding"
     while read -r system exp engine sparsity dir dset <&3; do
         data="${raw}/${dset}" ctc='' thresholds=''
-        [[ ${system} != *+ctc ]] || ctc=${ctc_args}
+        [[ ${system} != *+ctc ]] || ctc="${ctc_args} --measure_nll false" # it is the attention decoder's
         if [ "${system}" = learned ]; then
             thresholds="${exp}/.budget.done"
             [ -f "${thresholds}" ] || die "the learned budget of ${exp} is not calibrated (stage 6)"

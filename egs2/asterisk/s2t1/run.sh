@@ -48,5 +48,5 @@ additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 4 --synth_spa
     --systems "dense control gated" \
     --sparsities "0.0 0.0,0.5 0.3,0.5" \
     --inference_nj 2 \
-    --inference_args "--measure_flops true --flops_every 40" \
+    --inference_args "--measure_nll true --measure_flops true --flops_every 40" \
     "${init[@]}" "${options[@]}"

@@ -32,7 +32,7 @@ case "${scale}" in
             --baseline_sparsities "0.0,0.5 0.5 0.7"
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
             --inference_nj 2 # every system alike: two decoders of one thread each
-            --inference_args "--measure_flops true --flops_every 40"
+            --inference_args "--measure_nll true --measure_flops true --flops_every 40"
         )
         ;;
     long)
@@ -46,7 +46,7 @@ case "${scale}" in
             --baseline_sparsities "0.0,0.5 0.5 0.7"
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
             --inference_nj 2
-            --inference_args "--measure_flops true --flops_every 40"
+            --inference_args "--measure_nll true --measure_flops true --flops_every 40"
             --expdir long/exp
         )
         ;;
@@ -59,7 +59,7 @@ case "${scale}" in
             --sparsities "0.0 0.5"
             --baseline_sparsities 0.5
             --ctc_sparsities 0.5
-            --inference_args "--measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
+            --inference_args "--measure_nll true --measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
             --datadir smoke/data --dumpdir smoke/dump --expdir smoke/exp
         )
         ;;
@@ -83,7 +83,7 @@ case "${scale}" in
             --train_nj 2 # gated fine-tuning and its control, beside each other on the GPU
             --gpu_inference true
             --inference_nj 1
-            --inference_args "--batch_size 16 --measure_flops true --flops_every 40"
+            --inference_args "--batch_size 16 --measure_nll true --measure_flops true --flops_every 40"
             --systems "dense control gated"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --expdir base/exp

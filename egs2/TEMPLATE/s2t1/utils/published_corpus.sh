@@ -52,7 +52,7 @@ use_scale() {
             for item in ${stack}; do args+=" --decoder_conf ${item}"; done
             scale_options=(
                 --nbpe 200 --num_stats_utts 40 --s2t_args "${args}" --sparsities "${points:-0.0 0.5}"
-                --inference_args "--measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
+                --inference_args "--measure_nll true --measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
                 --datadir "${smoke_dir}/data" --dumpdir "${smoke_dir}/dump" --expdir "${smoke_dir}/exp"
                 --local_data_opts "--corpus_dir ${smoke_dir}/corpus --audio_dir ${smoke_dir}/audio --miniature true $*"
             )
