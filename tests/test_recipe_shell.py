@@ -204,6 +204,7 @@ def test_the_gated_model_s_decodings_have_its_name():
             ["--scale", "long", "--stage", "6", "--dense_exp", "nowhere"],
             "no dense model to start from: nowhere/valid.loss.best.pth (stage 5, or --dense_exp)",
         ),
+        (["--stage", "5", "--tag", "new"], "exp/s2t_stats_new (stage 4)"),
         (["word"], "words that are no option: word"),
     ],
 )

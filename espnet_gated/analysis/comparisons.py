@@ -11,6 +11,8 @@ from espnet_gated.analysis.metrics import RESAMPLES, PairedResult, bleu_tokenize
 from espnet_gated.analysis.scoring import ScoringError, read_hypotheses
 from espnet_gated.data.datadir import DataDirError, Utterance, read_data_dir
 
+NLL = "nll"
+"""Negative log-likelihood of the true words; as a metric followed by the task."""
 BETTER, WORSE, SAME = "better", "worse", "no clear difference"
 
 
@@ -29,8 +31,13 @@ class Comparison:
         low, high = self.result.ci
         if low <= 0.0 <= high:
             return SAME
-        lower_is_better = self.result.metric in ("wer", "cer", "nll")
+        lower_is_better = self.result.metric.partition(" ")[0] in ("wer", "cer", NLL)
         return BETTER if (high < 0) == lower_is_better else WORSE
+
+    @property
+    def digits(self) -> int:
+        """Behind the point, when its numbers are shown."""
+        return 3 if self.result.metric.startswith(NLL) else 1
 
 
 @dataclass

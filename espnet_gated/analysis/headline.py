@@ -49,7 +49,7 @@ def in_short(test_set: TestSet, gated: str | None, comparisons: Comparisons, fin
         return [*lines, "No system was decoded at a sparsity above 0, so there is nothing to say about gates."]
     view = View(test_set, gated)
     lines += _flops_line(view)
-    lines += _rival_lines(comparisons)
+    lines += rival_lines(comparisons.done)
     lines += _search_lines(comparisons)
     lines += _budget_line(test_set.of(gated))
     lines += _structure_lines(view)
@@ -60,7 +60,7 @@ def in_short(test_set: TestSet, gated: str | None, comparisons: Comparisons, fin
 def difference(c: Comparison) -> str:
     """``-0.2 [-0.5, +0.1]``: of a paired comparison."""
     low, high = c.result.ci
-    return f"{c.result.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{c.result.difference:+.{c.digits}f} [{low:+.{c.digits}f}, {high:+.{c.digits}f}]"
 
 
 def _score(d: Decoding, base: Decoding, comparisons: Comparisons, metric: str, task: str) -> str:
@@ -96,17 +96,22 @@ def _flops_line(view: View) -> list[str]:
     return [f"60 % fewer FLOPs are not reached: the greatest change is {percent(min(known))}."]
 
 
-def _rival_lines(comparisons: Comparisons) -> list[str]:
-    """Whether the gated system beats each other one that skips as much."""
+def rival_lines(comparisons: Sequence[Comparison], measure: str = "") -> list[str]:
+    """Whether the gated system beats each other one that skips as much.
+
+    Args:
+        comparisons: of all kinds.
+        measure: what they compare, unless the names of the metrics say it.
+    """
     lines = []
-    same = [c for c in comparisons.done if c.kind == "same sparsity"]
+    same = [c for c in comparisons if c.kind == "same sparsity"]
     for rival in dict.fromkeys(c.a.system for c in same):
         of_rival = [c for c in same if c.a.system == rival]
         won = [c for c in of_rival if c.verdict == BETTER]
         where = ", ".join(f"{c.result.metric.upper()} at {c.b.asked[0]:g}/{c.b.asked[1]:g}" for c in won) or "nowhere"
         lines.append(
             f"{of_rival[0].b.system} beats {rival} at the same sparsity by more than the 95 % interval in {len(won)} "
-            f"of {len(of_rival)} comparisons: {where}."
+            f"of {len(of_rival)} comparisons{measure}: {where}."
         )
     return lines
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_gated.analysis import budget_table, gate_sections
+from espnet_gated.analysis import true_words as true_words_pairs
 from espnet_gated.analysis.budget_table import read_budgets
-from espnet_gated.analysis.comparisons import BETTER, SAME, Comparisons, compare
+from espnet_gated.analysis.comparisons import BETTER, SAME, Comparison, Comparisons, compare
 from espnet_gated.analysis.environment import environment_section
 from espnet_gated.analysis.experiment import REFERENCES, TASKS, Decoding, Experiment, TestSet, read_experiment
 from espnet_gated.analysis.findings import OPPOSITE, SEEN, Finding, View, published_findings
 from espnet_gated.analysis.frontier import frontier
-from espnet_gated.analysis.headline import PRICE_HEADER, base_line, difference, in_short, price_rows
+from espnet_gated.analysis.headline import PRICE_HEADER, base_line, difference, in_short, price_rows, rival_lines
 from espnet_gated.analysis.metrics import RESAMPLES
 from espnet_gated.analysis.page import Cell, Mark, Page
 from espnet_gated.analysis.plots import latency_figure, png, style
@@ -23,9 +24,10 @@ from espnet_gated.analysis.sparsity_table import sparsity_tables
 from espnet_gated.analysis.speed import HEADER as SPEED_HEADER
 from espnet_gated.analysis.speed import STATS_FILE, speed_row
 from espnet_gated.analysis.table import number, percent, relative, text_table, with_interval
-from espnet_gated.analysis.true_words import compare_true_words, true_words_lines, true_words_section
+from espnet_gated.analysis.true_words import compare_true_words
 
-METRIC_NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF"}
+METRIC_NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF", "nll asr": "ASR", "nll st": "ST"}
+PAIRED = "Two systems on the same utterances: paired bootstrap over utterances, 95 % intervals. The verdict is on b."
 _TONES = {SEEN: "good", OPPOSITE: "bad"}
 
 
@@ -73,7 +75,7 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
     findings = published_findings(test_set, gated) if gated else []
     true_words = compare_true_words(test_set, gated, resamples)
     lines = in_short(test_set, gated, comparisons, findings)
-    lines[-1:-1] = true_words_lines(true_words)
+    lines[-1:-1] = rival_lines(true_words, " of the likelihood of the true words")
     prices = price_rows(View(test_set, gated), comparisons) if gated else []
     page.section(f"{prefix}In short")
     page.short(lines)
@@ -84,7 +86,10 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
     _systems(page, prefix, test_set, gated)
     _by_stack(page, prefix, test_set)
     _comparisons(page, prefix, comparisons)
-    true_words_section(page, prefix, true_words)
+    if true_words:
+        page.section(f"{prefix}{true_words_pairs.TITLE}")
+        page.text(true_words_pairs.LEGEND + PAIRED)
+        _paired_tables(page, true_words)
     if gated:
         gate_sections.add_all(page, prefix, test_set, gated)
         _budgets(page, prefix, read_budgets(experiment.expdir, test_set.name))
@@ -187,21 +192,23 @@ def _comparisons(page: Page, prefix: str, comparisons: Comparisons) -> None:
         page.text(line[0].upper() + line[1:] + ".")
     if not comparisons.done:
         return
-    page.text(
-        "Two systems on the same utterances: paired bootstrap over utterances, 95 % intervals. The verdict is on b."
-    )
-    metrics = list(dict.fromkeys(c.result.metric for c in comparisons.done))
+    page.text(PAIRED)
+    _paired_tables(page, comparisons.done)
+
+
+def _paired_tables(page: Page, comparisons: Sequence[Comparison]) -> None:
+    """A table for each kind of comparison, three columns for each metric."""
     header = ["a", "b"]
-    for metric in metrics:
+    for metric in dict.fromkeys(c.result.metric for c in comparisons):
         header += [f"{METRIC_NAMES[metric]} a → b", "difference", "b is"]
-    for kind in dict.fromkeys(c.kind for c in comparisons.done):
+    for kind in dict.fromkeys(c.kind for c in comparisons):
         page.heading(kind.capitalize())
         rows: dict[tuple[str, str], list[Cell]] = {}
-        for c in comparisons.done:
+        for c in comparisons:
             if c.kind == kind:
                 row = rows.setdefault((c.a.name, c.b.name), [c.a.label, c.b.label])
                 mark = Mark(c.verdict, "none" if c.verdict == SAME else "good" if c.verdict == BETTER else "bad")
-                row += [f"{c.result.score_a:.1f} → {c.result.score_b:.1f}", difference(c), mark]
+                row += [f"{c.result.score_a:.{c.digits}f} → {c.result.score_b:.{c.digits}f}", difference(c), mark]
         page.table(header, list(rows.values()), left=2)
 
 

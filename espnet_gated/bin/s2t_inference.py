@@ -76,7 +76,10 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--measure_flops", type=str2bool, default=False, help="count FLOPs (second pass)")
     group.add_argument("--flops_every", type=int, default=10, help="count FLOPs of every n-th utterance")
     group.add_argument(
-        "--measure_nll", type=str2bool, default=False, help="likelihood of the true words (text of --data_dir), untimed"
+        "--measure_nll",
+        type=str2bool,
+        default=False,
+        help="likelihood of the true words (text of --data_dir), untimed; not of --engine espnet",
     )
     group.add_argument("--processes", type=int, default=1, help="decoders that run side by side, for the record")
     return parser
@@ -209,15 +212,12 @@ def measure_nll(
     if missing := [item.utt_id for item in items if item.utt_id not in texts]:
         raise DecodeInputError(f"{file}: no text of utterance {missing[0]} (--measure_nll)")
     found: dict[str, dict[str, float]] = {}
-    for start in tqdm(range(0, len(items), NLL_BATCH), unit="batch", desc="true words"):
-        batch = items[start : start + NLL_BATCH]
+    for batch in tqdm(list(batches(items, NLL_BATCH, by_length=False)), unit="batch", desc="true words"):
         requests = [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in batch]
         try:
             values = word_nll(model, requests, [texts[item.utt_id] for item in batch])
         except TextError as error:
-            raise DecodeInputError(
-                f"{file}: utterance {batch[0].utt_id} or one of the next {len(batch)}: {error}"
-            ) from None
+            raise DecodeInputError(f"{file}: utterance {batch[error.number].utt_id}: {error} (--measure_nll)") from None
         except TooShortUttError as error:
             raise _too_short(batch, error) from None
         found |= {i.utt_id: {"nll": v, "nll_tokens": n} for i, (v, n) in zip(batch, values, strict=True)}

@@ -16,7 +16,9 @@ from espnet_gated.inference.speech2text import Speech2Text
 
 
 class TextError(ValueError):
-    """A text that is not of the language and task that is asked for."""
+    """A text that is not of the language and task that is asked for; ``number``: of the utterance, from 0."""
+
+    number = 0
 
 
 def text_ids(model: Speech2Text, primer: Sequence[int], text: str) -> list[int]:
@@ -58,8 +60,13 @@ def word_nll(model: Speech2Text, requests: Sequence[Request], texts: Sequence[st
     """
     found: list[tuple[float, int]] = [(0.0, 0)] * len(requests)
     for group, primers, memory in model.begin(requests):
-        eos = model.s2t_model.eos
-        targets = [[*text_ids(model, p, texts[i]), eos] for i, p in zip(group, primers, strict=True)]
+        eos, targets = model.s2t_model.eos, []
+        for i, primer in zip(group, primers, strict=True):
+            try:
+                targets.append([*text_ids(model, primer, texts[i]), eos])
+            except TextError as error:
+                error.number = i
+                raise
         inputs = [torch.tensor([*p, *t[:-1]]) for p, t in zip(primers, targets, strict=True)]
         ys = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True, padding_value=eos)
         lengths = torch.tensor([len(y) for y in inputs])

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from sentencepiece import SentencePieceProcessor
 from tiny_checkpoint import FS, make_checkpoint, make_data_dir, wave
 
 from espnet_gated.__main__ import main as launch
@@ -106,7 +107,9 @@ def test_stock_espnet_decodes_the_gated_checkpoint(gated_checkpoint, data_dir, t
         assert read(tmp_path / "ours" / "1best_recog" / name) == expected
 
 
-def test_the_likelihood_of_the_true_words(gated_checkpoint, data_dir, tmp_path):
+def test_the_likelihood_of_the_true_words(gated_checkpoint, data_dir, tmp_path, capsys):
+    pieces = SentencePieceProcessor(str(gated_checkpoint.bpemodel))
+    gated_tokens = pieces.encode_as_pieces("ab cab")
     texts = {"a-asr": "<deu><asr>", "b-st_eng": "<ita><st_eng>", "c-asr": "<deu><asr>"}
     langs = read(data_dir / "utt2lang")
     lines = [f"{utt} <{langs[utt].strip()}>{symbols[5:]}<notimestamps> ab cab\n" for utt, symbols in texts.items()]
@@ -114,7 +117,12 @@ def test_the_likelihood_of_the_true_words(gated_checkpoint, data_dir, tmp_path):
     options = {"data_dir": data_dir, "sparsity": 0.5, "measure_nll": "true"}
     assert run(gated_checkpoint, tmp_path / "decode", **options) == 0
     for row in stats_of(tmp_path / "decode").values():
-        assert row["nll"] > 0 and row["nll_tokens"] >= 2
+        assert row["nll"] > 0 and row["nll_tokens"] == len(gated_tokens) + 1
+    lines[1] = lines[1].replace("<st_eng>", "<asr>")
+    (data_dir / "text").write_text("".join(lines), encoding="utf-8")
+    assert run(gated_checkpoint, tmp_path / "other", **options) == 1
+    assert f"{data_dir / 'text'}: utterance b-st_eng: the text begins with " in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
     (data_dir / "text").unlink()
 
 

@@ -122,6 +122,7 @@ train() {
     local -x MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=536870912
     # Threads that spin while they wait starve the process that loads the data (and all others).
     local -x OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+    [ -f "${stats_dir}/.stats.done" ] || die "no statistics of the features in ${stats_dir} (stage 4)"
     shapes=$(shape_options "${config}" "${s2t_args} ${args}")
     if begin --aside "${dir}" train "${config}" "${s2t_args}" "${args}" "${seed}" "${matmul_precision}" \
         "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done"}; then
