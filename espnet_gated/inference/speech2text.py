@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from espnet.nets.beam_search import Hypothesis
-from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
-from torch import Tensor
-from torch.nn import functional as F
 
 from espnet_gated.analysis.flops import measure_flops
 from espnet_gated.gating.config import parse_sparsity
-from espnet_gated.gating.context import GatingContext, context_of_requests
+from espnet_gated.gating.context import GatingContext
 from espnet_gated.gating.gates import Gates
-from espnet_gated.gating.predictor import GatePredictor
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, without_ctc
+from espnet_gated.inference.encoding import Encoded, EncodesRequests, groups_of
 from espnet_gated.inference.long_form import LongForm, Segment, decode_long
-from espnet_gated.inference.optimize import HALF, optimize_for_inference, quantize_for_inference
+from espnet_gated.inference.optimize import optimize_for_inference, quantize_for_inference
 from espnet_gated.inference.request import DecodeStats, Request, Speech
 from espnet_gated.inference.search import CachedBeamSearch
 from espnet_gated.pretrained import model_files
@@ -32,7 +28,7 @@ from espnet_gated.twin import gate_in_place, load_weights
 Result = list[tuple[str | None, list[str], list[int], str | None, Hypothesis]]
 
 
-class Speech2Text(ESPnetSpeech2Text):
+class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
     """ESPnet's ``Speech2Text`` for gated models: same arguments and results, plus the knob.
 
     Dense checkpoints are decoded too (with every gate open and the same fast search).
@@ -126,17 +122,6 @@ class Speech2Text(ESPnetSpeech2Text):
             return self.beam_search
         return self._search_without_ctc
 
-    def predictors(self) -> dict[str, GatePredictor]:
-        """Gate predictors by stack name."""
-        stacks = {"encoder": self.s2t_model.encoder, "decoder": self.s2t_model.decoder}
-        found = {name: getattr(stack, "gate_predictor", None) for name, stack in stacks.items()}
-        return {name: p for name, p in found.items() if p is not None}
-
-    @property
-    def is_gated(self) -> bool:
-        """Whether the checkpoint has trained gates (a dense one stays open)."""
-        return hasattr(self.s2t_model, "set_sparsity")
-
     def set_sparsity(
         self,
         sparsity: str | float | tuple[float | None, float | None] | None = None,
@@ -221,7 +206,7 @@ class Speech2Text(ESPnetSpeech2Text):
         results: list[Any] = [None] * len(requests)
         steps = [0] * len(requests)
         gates: list[dict[str, tuple[Gates, int]]] = [dict(e.gates) for e in encoded]
-        for group in _groups([(len(p), self._search_for(p) is self.beam_search) for p in primers]):
+        for group in groups_of([(len(p), self._search_for(p) is self.beam_search) for p in primers]):
             hyps = self._search([encoded[i] for i in group], [primers[i] for i in group], context, gates, group)
             for i, found in zip(group, hyps, strict=True):
                 results[i] = self._result(found, encoded[i])
@@ -275,28 +260,6 @@ class Speech2Text(ESPnetSpeech2Text):
         return decode_long(self, request, how)
 
     @torch.no_grad()
-    def begin(self, requests: Sequence[Request]) -> Iterator[tuple[list[int], list[list[int]], Tensor]]:
-        """Encode utterances and stop where a search would begin.
-
-        Yields:
-            groups of utterances with equally long primers and memories, under whose contexts the predictors are while
-            the group is looked at: numbers of the utterances, their primers, memory (n, T, size).
-        """
-        primers = [self._primer(r) for r in requests]
-        context = self._context(requests, primers)
-        encoded = self._encode([self._prepare(r.speech) for r in requests], context)
-        for group in _groups([(len(primers[i]), len(e.memory)) for i, e in enumerate(encoded)]):
-            self._see(context, group)
-            yield group, [primers[i] for i in group], torch.stack([encoded[i].memory for i in group])
-
-    @torch.no_grad()
-    def decide(self, requests: Sequence[Request]) -> None:
-        """Let the predictors decide on utterances that nobody decodes: the encoder runs, the decoder only begins."""
-        for _, primers, memory in self.begin(requests):
-            if "decoder" in self.predictors():
-                self.s2t_model.decoder.decide(memory, None, torch.tensor(primers))
-
-    @torch.no_grad()
     def measure_flops(self, request: Request) -> dict[str, float]:
         """FLOPs of decoding one utterance: ``encoder`` (with frontend) and ``decoder`` (the whole search)."""
         primer, speech = self._primer(request), self._prepare(request.speech)
@@ -305,92 +268,9 @@ class Speech2Text(ESPnetSpeech2Text):
         _, decoder = measure_flops(lambda: self._search(encoded, [primer], context, [{}], [0]))
         return {"encoder": encoder, "decoder": decoder}
 
-    def _primer(self, request: Request) -> list[int]:
-        """Tokens the search starts with, as ESPnet builds them."""
-        to_id = self.converter.token2id
-        lang, task = request.lang_sym or self.lang_sym, request.task_sym or self.task_sym
-        for option, symbol in (("lang_sym", lang), ("task_sym", task)):
-            if symbol not in to_id:
-                raise ValueError(f"{symbol} is not in the token list (--{option})")
-        predict_time = self.predict_time if request.predict_time is None else request.predict_time
-        primer = [self.s2t_model.sos, to_id[lang], to_id[task]]
-        if not predict_time:
-            primer.append(to_id[self.preprocessor_conf["notime_symbol"]])
-        previous = request.text_prev
-        if previous is None:
-            return primer
-        if isinstance(previous, str):
-            previous = self.converter.tokens2ids(self.tokenizer.text2tokens(previous))
-        previous = list(map(int, previous))
-        return primer if self.s2t_model.na in previous else [self.s2t_model.sop, *previous, *primer]
-
-    @staticmethod
-    def _one_channel(speech: Speech) -> Tensor:
-        wave = torch.as_tensor(speech)
-        if wave.dim() == 2 and wave.size(1) == 1:
-            wave = wave.squeeze(1)
-        if wave.dim() != 1:
-            raise ValueError(f"speech must be (samples,) or (samples, 1), got {tuple(wave.shape)}")
-        return wave
-
-    def _prepare(self, speech: Speech) -> Tensor:
-        """One channel, trimmed (and padded, unless the model was trained without) to the training length."""
-        wave = self._one_channel(speech)
-        self._check_length(wave.numel())
-        longest = int(self.preprocessor_conf["fs"] * self.preprocessor_conf["speech_length"])
-        wave = wave[:longest]
-        if self.pad_to_speech_length:
-            wave = F.pad(wave, (0, longest - wave.numel()))
-        dtype = getattr(torch, self.dtype)
-        return wave.to(device=self.device, dtype=torch.float32 if dtype in HALF else dtype)
-
-    def _check_length(self, samples: int) -> None:
-        """Raise TooShortUttError for audio shorter than a window of the spectrogram."""
-        stft: Any = getattr(getattr(self.s2t_model, "frontend", None), "stft", None)
-        if stft is None:
-            return
-        # The spectrogram mirrors half a window at both ends.
-        least = max(stft.win_length, stft.n_fft // 2 + 1 if stft.center else 0)
-        if samples < least:
-            message = f"has {samples} samples and is too short for the spectrogram (it needs at least {least} samples)"
-            raise TooShortUttError(message, samples, least)
-
-    def _encode(self, speech: list[Tensor], context: GatingContext | None) -> list[_Encoded]:
-        """Encode utterances of equal length together: ESPnet's convolutions would see the padding of unequal ones."""
-        encoded: list[_Encoded | None] = [None] * len(speech)
-        for group in _groups([s.numel() for s in speech]):
-            batch = torch.stack([speech[i] for i in group])
-            lengths = torch.full((len(group),), batch.size(1), device=batch.device)
-            self._see(context, group)
-            out, frames = self.s2t_model.encode(batch, lengths)
-            out, intermediate = out if isinstance(out, tuple) else (out, None)
-            predictor = self.predictors().get("encoder")
-            ends = frames.tolist()
-            for row, i in enumerate(group):
-                gates = {"encoder": (predictor.last, row)} if predictor is not None and predictor.last else {}
-                inter = None if intermediate is None else [(n, h[row : row + 1]) for n, h in intermediate]
-                encoded[i] = _Encoded(out[row, : ends[row]], inter, gates)
-        return [e for e in encoded if e is not None]
-
-    def _context(self, requests: Sequence[Request], primers: list[list[int]]) -> GatingContext | None:
-        """Contexts of the utterances: the tokens of their primers, and what the requests say."""
-        fields = getattr(self.s2t_model, "context_fields", [])
-        context = context_of_requests(fields, [r.categories for r in requests], [r.vectors for r in requests])
-        if not self.is_gated:
-            return None
-        longest = max(map(len, primers))
-        padded = torch.tensor([p + [-1] * (longest - len(p)) for p in primers])
-        return replace(context, categories={**self.s2t_model.token_context.from_primer(padded), **context.categories})
-
-    def _see(self, context: GatingContext | None, rows: Sequence[int]) -> None:
-        """Let the predictors see the contexts of some utterances."""
-        chosen = None if context is None else context.select(torch.tensor(list(rows)))
-        for predictor in self.predictors().values():
-            predictor.current = chosen
-
     def _search(
         self,
-        encoded: list[_Encoded],
+        encoded: list[Encoded],
         primers: list[list[int]],
         context: GatingContext | None,
         gates: list[dict[str, tuple[Gates, int]]],
@@ -420,7 +300,7 @@ class Speech2Text(ESPnetSpeech2Text):
                 gates[group[row]]["decoder"] = (predictor.last, 0)
         return found
 
-    def _result(self, hyps: list[Hypothesis], encoded: _Encoded) -> Any:
+    def _result(self, hyps: list[Hypothesis], encoded: Encoded) -> Any:
         results: Result = [self._words(hyp) for hyp in hyps[: self.nbest]]
         if encoded.intermediate is None:
             return results
@@ -460,24 +340,9 @@ class Speech2Text(ESPnetSpeech2Text):
         return Speech2Text(**kwargs)
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    memory: Tensor  # (T, size)
-    intermediate: list[tuple[int, Tensor]] | None
-    gates: dict[str, Any]
-
-
 def _out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: torch has no class of its own for those on a CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
-def _groups(keys: Sequence[Any]) -> list[list[int]]:
-    """Indices grouped by key, highest (longest) first."""
-    groups: dict[Any, list[int]] = {}
-    for i, key in enumerate(keys):
-        groups.setdefault(key, []).append(i)
-    return [groups[key] for key in sorted(groups, reverse=True)]
 
 
 def _gate_table(gates: Gates, row: int) -> dict[str, float]:

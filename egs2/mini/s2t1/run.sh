@@ -2,6 +2,7 @@
 # The embedded corpus: German, French and Italian speech from a synthesiser, recognised and translated into English.
 #   ./run.sh                  from nothing to the table of results on 2 CPU cores
 #   ./run.sh --scale long     after that: gated fine-tuning and its control again, twice as long (results under long/exp)
+#   ./run.sh --scale ablation after that: gated fine-tuning with other predictors, and one model for one sparsity
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
 #   ./run.sh --scale base     the same corpus, models of OWSM v3.1 base's shape, on one GPU
 # All other options go to s2t.sh (./s2t.sh --help).
@@ -14,11 +15,52 @@ steps() {
         "--scheduler_conf warmup_lr_list=[0.0,$2,0.00001]"
 }
 
+# recipe OPTIONS…: the stages of s2t.sh on this corpus
+recipe() {
+    ./s2t.sh \
+        --corpus mini \
+        --train_set train \
+        --valid_set dev \
+        --test_sets test \
+        --langs "deu fra ita" \
+        --tasks "asr st_eng" \
+        --token_args "--time_resolution 30.0" \
+        --filter_args "--max_chars_per_second 60" \
+        --nj 2 \
+        --train_nj 2 \
+        --matmul_precision auto \
+        --local_data_opts "--scale $([ "${scale}" = smoke ] && echo smoke || echo full)" \
+        --s2t_config conf/train_s2t_dense.yaml \
+        --gated_config conf/train_s2t_gated.yaml \
+        --control_config conf/train_s2t_control.yaml \
+        --inference_config conf/decode_s2t.yaml \
+        --inference_s2t_model valid.loss.best.pth \
+        "$@"
+}
+
+# ablate NAME SPARSITIES STEPS OPTIONS…: gated fine-tuning with other options, from the dense model of ./run.sh and in its
+# tables as gated_NAME; STEPS for each of four epochs, as many as fill the minutes of the control.
+ablate() {
+    OMP_NUM_THREADS=1 recipe --nbpe 1000 --stage 4 --stop_stage 9 --train_nj 1 --dense_exp exp/s2t_dense --systems gated \
+        --tag "$1" --gated_name "gated_$1" --sparsities "$2" --gated_args "$(steps "$3" 0.003) ${*:4}" \
+        --inference_args "--measure_nll true --measure_flops true --flops_every 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2>&1
+}
+
+# side_by_side NAME SPARSITIES STEPS OPTIONS NAME …: two of them, on a core each
+side_by_side() {
+    local beside code=0
+    ablate "${@:1:4}" &
+    beside=$!
+    ablate "${@:5}" || code=$?
+    wait "${beside}" || code=$?
+    [ "${code}" -eq 0 ] || exit "${code}"
+}
+
 scale=full
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --scale) scale=${2:?"--scale needs a value: full, long, smoke or base"} && shift 2 ;;
+        --scale) scale=${2:?"--scale needs a value: full, long, ablation, smoke or base"} && shift 2 ;;
         *) options+=("$1") && shift ;;
     esac
 done
@@ -49,6 +91,24 @@ case "${scale}" in
             --inference_args "--measure_nll true --measure_flops true --flops_every 40"
             --expdir long/exp
         )
+        ;;
+    ablation)
+        all="0.0 0.0,0.5 0.3,0.5 0.5 0.7"
+        # One sparsity: beside the open model, without which no other trains here (docs/experiments.md, run H) …
+        one="--model_conf distill_encoder=0.0 --model_conf joint_targets"
+        # … and as published: Gumbel-Softmax gates and a sparsity loss for each utterance, nothing else.
+        published="--model_conf joint_targets=[] --model_conf targets_per=utterance --model_conf distill_decoders=0.0"
+        published+=" --model_conf distill_decoders_alone=false --model_conf distill_encoder=0.0 --encoder_conf gating.module_prior={}"
+        for option in sampler=gumbel anchors=[] prior=0.0 freeze_steps=0 anneal_steps=1400 warmup_steps=400 gate_speed=1.0; do
+            published+=" --encoder_conf gating.${option} --decoder_conf gating.${option}"
+        done
+        half="--decoder_conf gating.target_sparsity=0.5 --encoder_conf gating.target_sparsity"
+        see="gating.condition_on"
+        side_by_side features "${all}" 475 "--encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
+            context "${all}" 475 "--encoder_conf ${see}=[context,sparsity] --decoder_conf ${see}=[context,sparsity]"
+        side_by_side one_decoder 0.0,0.5 475 "${one}=[[0.0,[0.0,0.5],1.0]]" one_both 0.5 475 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]]"
+        side_by_side published_decoder 0.0,0.5 475 "${published} ${half}=0.0" published_both 0.5 475 "${published} ${half}=0.5"
+        scale_options=(--nbpe 1000 --stage 10)
         ;;
     smoke)
         scale_options=(
@@ -89,25 +149,7 @@ case "${scale}" in
             --expdir base/exp
         )
         ;;
-    *) echo "run.sh: --scale must be full, long, smoke or base, got '${scale}'" >&2 && exit 2 ;;
+    *) echo "run.sh: --scale must be full, long, ablation, smoke or base, got '${scale}'" >&2 && exit 2 ;;
 esac
 
-./s2t.sh \
-    --corpus mini \
-    --train_set train \
-    --valid_set dev \
-    --test_sets test \
-    --langs "deu fra ita" \
-    --tasks "asr st_eng" \
-    --token_args "--time_resolution 30.0" \
-    --filter_args "--max_chars_per_second 60" \
-    --nj 2 \
-    --train_nj 2 \
-    --matmul_precision auto \
-    --local_data_opts "--scale $([ "${scale}" = smoke ] && echo smoke || echo full)" \
-    --s2t_config conf/train_s2t_dense.yaml \
-    --gated_config conf/train_s2t_gated.yaml \
-    --control_config conf/train_s2t_control.yaml \
-    --inference_config conf/decode_s2t.yaml \
-    --inference_s2t_model valid.loss.best.pth \
-    "${scale_options[@]}" "${options[@]}"
+recipe "${scale_options[@]}" "${options[@]}"
