@@ -43,7 +43,7 @@ recipe() {
 ablate() {
     OMP_NUM_THREADS=1 recipe --nbpe 1000 --stage 4 --stop_stage 9 --train_nj 1 --dense_exp exp/s2t_dense --systems gated \
         --tag "$1" --gated_name "gated_$1" --sparsities "$2" --gated_args "$(steps "$3" 0.003) ${*:4}" \
-        --inference_args "--measure_nll true --measure_flops true --flops_every 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2>&1
+        --inference_args "--measure_nll true --measure_flops true --flops_every 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2> >(sed -u "s/^/$1: /" >&2)
 }
 
 # side_by_side NAME SPARSITIES STEPS OPTIONS NAME …: two of them, on a core each
