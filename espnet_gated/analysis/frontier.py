@@ -20,7 +20,10 @@ from espnet_gated.analysis.scales import scale_price, scale_score
 # Okabe and Ito's colours: distinct under the common forms of colour blindness
 _GATED_COLORS = {"both": "#0072B2", "decoder": "#009E73", "encoder": "#D55E00", "none": "#0072B2"}
 _DENSE_STYLE = {"espnet": ("#000000", "X"), "dense": ("#7a7a7a", "D"), "control": ("#000000", "*")}
-_OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2", "#9E0142")
+_OTHER_COLORS = (
+    *("#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2", "#9E0142"),
+    *("#66A61E", "#F46D43", "#01665E", "#BDB000", "#AF8DC3", "#6B4226"),
+)
 _MARKERS = {"both": "o", "decoder": "v", "encoder": "^", "none": "o"}
 
 PRICES = (("latency_s", "Latency, seconds an utterance"), ("gflops", "GFLOPs an utterance"))
