@@ -106,8 +106,8 @@ case "${scale}" in
         see="gating.condition_on"
         side_by_side features "${all}" 475 "--encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
             context "${all}" 475 "--encoder_conf ${see}=[context,sparsity] --decoder_conf ${see}=[context,sparsity]"
-        side_by_side one_decoder 0.0,0.5 475 "${one}=[[0.0,[0.0,0.5],1.0]]" one_both 0.5 475 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]]"
-        side_by_side published_decoder 0.0,0.5 475 "${published} ${half}=0.0" published_both 0.5 475 "${published} ${half}=0.5"
+        side_by_side one_decoder 0.0,0.5 475 "${one}=[[0.0,[0.0,0.5],1.0]]" one_both 0.5 600 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]]"
+        side_by_side published_decoder 0.0,0.5 545 "${published} ${half}=0.0" published_both 0.5 545 "${published} ${half}=0.5"
         scale_options=(--nbpe 1000 --stage 10)
         ;;
     smoke)
