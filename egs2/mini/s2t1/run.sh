@@ -96,7 +96,7 @@ case "${scale}" in
         all="0.0 0.0,0.5 0.3,0.5 0.5 0.7"
         # The checkpoint is chosen by the loss on dev at a stack's own target.
         half="--decoder_conf gating.target_sparsity=0.5 --encoder_conf gating.target_sparsity"
-        # One sparsity: beside the open model, without which no other trains here (docs/experiments.md, run H) …
+        # One sparsity, beside the open model that teaches it …
         one="--model_conf distill_encoder=0.0 --encoder_conf gating.anchors=[] --model_conf joint_targets"
         # … and as published: Gumbel-Softmax gates and a sparsity loss for each utterance, nothing else.
         published="--model_conf joint_targets=[] --model_conf targets_per=utterance --model_conf distill_decoders=0.0"
