@@ -19,7 +19,8 @@ from espnet_gated.gating.context import GatingContext, TokenContext
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.local import LocalGates
 from espnet_gated.gating.predictor import pool
-from espnet_gated.inference.cache import DecoderCache, embed_new, step_layer
+from espnet_gated.inference.cache import DecoderCache
+from espnet_gated.inference.steps import embed_new, step_layer
 from espnet_gated.layers.transformer_decoder import GatedDecoderLayer
 
 

@@ -15,7 +15,7 @@ from torch import nn
 import espnet_gated.decoder
 import espnet_gated.encoder
 from espnet_gated.gating.gates import Gates
-from espnet_gated.inference import cache
+from espnet_gated.inference import steps
 
 GatedModule = tuple[str, int, str]
 """Stack (``encoder``, ``decoder``), layer, name."""
@@ -78,7 +78,7 @@ def module_times(model: nn.Module, device: str) -> Iterator[dict[GatedModule, fl
             def key(layer: Any, *_: Any, name: str = name) -> Any:
                 return ("decoder", number[id(layer)], name)
 
-            stack.enter_context(patch.object(cache, function, watch.timed(getattr(cache, function), key)))
+            stack.enter_context(patch.object(steps, function, watch.timed(getattr(steps, function), key)))
         parts: dict[GatedModule, tuple[str, ...]] = {}
         for index, layer in enumerate(model.encoder.encoders):
             for attribute, owners in ENCODER_PARTS.items():

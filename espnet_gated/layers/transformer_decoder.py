@@ -75,7 +75,7 @@ class GatedDecoderLayer(DecoderLayer):
             x = torch.cat([cache, x], dim=1)
         return x, tgt_mask, memory, memory_mask
 
-    # The three residual blocks, shared by the training graph and by cached decoding (espnet_gated.inference.cache).
+    # The three residual blocks, shared by the training graph and by cached decoding (espnet_gated.inference.steps).
     def run_self_attn(self, x: Tensor, gate: ModuleGate, fn: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
         """``x + g · self_attn``, with the layer's norm before or after."""
         return add_residual(self, x, gate, fn, self.norm1, *inputs)
