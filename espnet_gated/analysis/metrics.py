@@ -267,7 +267,7 @@ def _sacrebleu(scorer: BLEU | CHRF, refs: Sequence[str], hyps: Sequence[str], n_
     # the JSON form is sacrebleu's public way to the interval; it is left out when all is zero
     form = json.loads(result.format(width=6, signature=signature, is_json=True))
     mean, half = form.get("confidence_mean", 0.0), form.get("confidence_var", 0.0)
-    return Score(float(result.score), (max(0.0, mean - half), mean + half), signature)
+    return Score(float(result.score), (max(0.0, mean - half), min(100.0, mean + half)), signature)
 
 
 def _sacrebleu_stats(scorer: BLEU | CHRF, refs: Sequence[str], hyps: Sequence[str]) -> FloatArray:

@@ -73,6 +73,12 @@ def get_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--exact_nbest", type=str2bool, help="stop where ESPnet stops (default: if nbest > 1)")
     group.add_argument("--ctc_tasks", nargs="*", help="tasks that CTC scores, e.g. asr (default: all)")
+    group.add_argument(
+        "--interctc",
+        type=str2bool,
+        default=True,
+        help="write what the CTC of intermediate layers heard, where the model was trained with it, as ESPnet does",
+    )
     group.add_argument("--measure_flops", type=str2bool, default=False, help="count FLOPs (second pass)")
     group.add_argument("--flops_every", type=int, default=10, help="count FLOPs of every n-th utterance")
     group.add_argument(
@@ -91,6 +97,7 @@ def build(args: argparse.Namespace) -> Speech2Text | ESPnetBaseline:
     options["device"] = "cuda" if args.ngpu > 0 else "cpu"
     options["lang_sym"], options["task_sym"] = symbol(args.lang_sym), symbol(args.task_sym)
     options["quantize_modules"], options["quantize_dtype"] = args.quantize_modules, args.quantize_dtype
+    options["interctc"] = args.interctc
     if args.engine == "espnet":
         if args.sparsity:
             raise ValueError(f"sparsity {args.sparsity} needs --engine gated (--sparsity)")

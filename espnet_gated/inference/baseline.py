@@ -11,6 +11,7 @@ import torch
 from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
 
 from espnet_gated.analysis.flops import measure_flops
+from espnet_gated.inference.optimize import leave_out_interctc
 from espnet_gated.inference.request import DecodeStats, Request
 from espnet_gated.twin import load_weights
 
@@ -23,9 +24,12 @@ class ESPnetBaseline(ESPnetSpeech2Text):
         s2t_train_config: Path | str | None = None,
         s2t_model_file: Path | str | None = None,
         quantize_s2t_model: bool = False,
+        interctc: bool = True,
         **kwargs: Any,
     ):
         """Load a dense model; arguments as in ESPnet.
+
+        ``interctc=False`` leaves out what :class:`~espnet_gated.inference.speech2text.Speech2Text` does.
 
         Raises:
             ValueError: for a checkpoint of another shape.
@@ -37,6 +41,8 @@ class ESPnetBaseline(ESPnetSpeech2Text):
         super().__init__(s2t_train_config, None, **kwargs)
         if s2t_model_file is not None:
             load_weights(self.s2t_model, str(s2t_model_file))
+        if not interctc:
+            leave_out_interctc(self.s2t_model.encoder)
         self.s2t_model.eval()
         self.stats: list[DecodeStats] = []
         self._search_s = 0.0

@@ -56,6 +56,12 @@ def optimize_for_inference(model: nn.Module) -> None:
         pack_bfloat16(model)
 
 
+def leave_out_interctc(encoder: nn.Module) -> None:
+    """Compute no intermediate CTC outputs, in place, where no later layer depends on them."""
+    if not (getattr(encoder, "interctc_use_conditioning", False) or getattr(encoder, "ctc_trim", False)):
+        encoder.interctc_layer_idx = []  # type: ignore[assignment]
+
+
 def quantize_for_inference(model: nn.Module, modules: Sequence[str], dtype: str) -> None:
     """ESPnet's dynamic quantisation, in place; gate predictors stay as they are, so that the gates do too.
 

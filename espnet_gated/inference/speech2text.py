@@ -19,7 +19,7 @@ from espnet_gated.gating.gates import Gates
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, without_ctc
 from espnet_gated.inference.encoding import Encoded, EncodesRequests, groups_of
 from espnet_gated.inference.long_form import LongForm, Segment, decode_long
-from espnet_gated.inference.optimize import optimize_for_inference, quantize_for_inference
+from espnet_gated.inference.optimize import leave_out_interctc, optimize_for_inference, quantize_for_inference
 from espnet_gated.inference.request import DecodeStats, Request, Speech
 from espnet_gated.inference.search import CachedBeamSearch
 from espnet_gated.pretrained import model_files
@@ -49,6 +49,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         pad_to_speech_length: bool = True,
         exact_nbest: bool | None = None,
         ctc_tasks: Sequence[str] | None = None,
+        interctc: bool = True,
         quantize_s2t_model: bool = False,
         quantize_modules: list[str] | None = None,
         quantize_dtype: str = "qint8",
@@ -67,6 +68,9 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
                 ``nbest`` > 1.
             ctc_tasks: tasks (``asr``) in which CTC has a say when ``ctc_weight`` > 0; ``None``: all, as in ESPnet. A
                 model whose CTC learnt the words that were spoken can only mislead a translation.
+            interctc: return what the intermediate CTC of some encoder layers heard beside the results, as ESPnet does
+                for a model that was trained with it. ``False``: results alone, and nothing computed for it that later
+                layers do not need.
 
         Raises:
             ValueError: for a checkpoint of another shape, a sparsity outside [0, 1) or a task that is not in the token
@@ -84,6 +88,9 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         self.pad_to_speech_length = pad_to_speech_length
         self.stats: list[DecodeStats] = []
         self._warned_of_thresholds = False
+        self.interctc = interctc
+        if not interctc:
+            leave_out_interctc(self.s2t_model.encoder)
         self._gate(quantize_s2t_model, quantize_modules or ["Linear"], quantize_dtype)
         self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest)
         self.ctc_tasks = None if ctc_tasks is None else {self._task_token(task) for task in ctc_tasks}
@@ -302,7 +309,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
 
     def _result(self, hyps: list[Hypothesis], encoded: Encoded) -> Any:
         results: Result = [self._words(hyp) for hyp in hyps[: self.nbest]]
-        if encoded.intermediate is None:
+        if encoded.intermediate is None or not self.interctc:
             return results
         return results, self._decode_interctc(encoded.intermediate)
 

@@ -120,6 +120,11 @@ def test_interval_is_seeded_and_holds_the_value():
     assert one.ci[0] < one.value < one.ci[1]
 
 
+def test_no_interval_passes_a_perfect_score():
+    refs = [f"the cat number {i} sat down here" for i in range(20)]
+    assert bleu(refs, ["the dog sat", *refs[1:]], "eng", 50).ci[1] == 100.0
+
+
 def test_paired_means_by_hand():
     result = paired_means([1.0, 2.0, 3.0], [0.5, 2.0, 2.0], "nll", n_resamples=200)
     assert (result.score_a, result.score_b, result.n) == (2.0, 1.5, 3) and result.difference == pytest.approx(-0.5)

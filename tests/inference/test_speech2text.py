@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny_checkpoint import FS, make_checkpoint, wave
 
 from espnet_gated import Speech2Text
+from espnet_gated.inference.baseline import ESPnetBaseline
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.search import CachedBeamSearch
 
@@ -89,6 +90,20 @@ def test_intermediate_ctc_is_espnet_s(tmp_path):
     results, layers = load(dense)(wave(0.5))
     assert_same_results(results, expected)
     assert layers == expected_layers and set(layers) == {1}
+
+
+@pytest.mark.parametrize("conditioning", [False, True])
+def test_intermediate_ctc_is_left_out_where_it_is_not_asked_for(tmp_path, conditioning):
+    """The same words at a lower price; layers that are conditioned on it go on to be."""
+    conf = {"interctc_layer_idx": [1], "interctc_use_conditioning": conditioning}
+    dense = make_checkpoint(tmp_path, gated=False, encoder_conf=conf)
+    told, quiet = load(dense), load(dense, interctc=False)
+    assert_same_results(quiet(wave(0.5)), told(wave(0.5))[0])
+    outputs = [model._encode([model._prepare(wave(0.5))], None)[0].intermediate for model in (told, quiet)]
+    assert outputs[0] is not None
+    assert (outputs[1] is None) == (not conditioning)
+    theirs = load(dense, ESPnetBaseline, interctc=False)(wave(0.5))
+    assert_same_results(quiet(wave(0.5)), theirs[0] if conditioning else theirs)
 
 
 # -- law 3 --------------------------------------------------------------------------------------------
