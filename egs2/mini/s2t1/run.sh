@@ -14,7 +14,7 @@ steps() {
         "--scheduler_conf warmup_lr_list=[0.0,$2,0.00001]"
 }
 
-# recipe OPTIONS…: the stages of s2t.sh on this corpus
+# recipe OPTIONS…: the stages of s2t.sh on this corpus. Intermediate CTC helps in training; no decoding asks for its words.
 recipe() {
     ./s2t.sh \
         --corpus mini \
@@ -42,7 +42,7 @@ recipe() {
 ablate() {
     OMP_NUM_THREADS=1 recipe --nbpe 1000 --stage 4 --stop_stage 9 --train_nj 1 --dense_exp exp/s2t_dense --systems gated \
         --tag "$1" --gated_name "gated_$1" --sparsities "$2" --gated_args "$(steps "$3" 0.003) ${*:4}" \
-        --inference_args "--measure_nll true --measure_flops true --flops_every 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2> >(sed -u "s/^/$1: /" >&2)
+        --inference_args "--interctc false --measure_nll true --measure_flops true --flops_every 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2> >(sed -u "s/^/$1: /" >&2)
 }
 
 # side_by_side NAME SPARSITIES STEPS OPTIONS NAME …: two of them, on a core each
@@ -73,7 +73,7 @@ case "${scale}" in
             --baseline_sparsities "0.0,0.5 0.5 0.7"
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
             --inference_nj 2 # every system alike: two decoders of one thread each
-            --inference_args "--measure_nll true --measure_flops true --flops_every 40"
+            --inference_args "--interctc false --measure_nll true --measure_flops true --flops_every 40"
         )
         ;;
     ablation)
@@ -105,7 +105,7 @@ case "${scale}" in
             --sparsities "0.0 0.5"
             --baseline_sparsities 0.5
             --ctc_sparsities 0.5
-            --inference_args "--measure_nll true --measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
+            --inference_args "--interctc false --measure_nll true --measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
             --datadir smoke/data --dumpdir smoke/dump --expdir smoke/exp
         )
         ;;
