@@ -14,7 +14,10 @@ steps() {
         "--scheduler_conf warmup_lr_list=[0.0,$2,0.00001]"
 }
 
-# recipe OPTIONS…: the stages of s2t.sh on this corpus. Intermediate CTC helps in training; no decoding asks for its words.
+# of decoding: intermediate CTC helps in training, nobody asks for its words; FLOPs of every n-th utterance
+measured="--interctc false --measure_nll true --measure_flops true --flops_every"
+
+# recipe OPTIONS…: the stages of s2t.sh on this corpus
 recipe() {
     ./s2t.sh \
         --corpus mini \
@@ -42,7 +45,7 @@ recipe() {
 ablate() {
     OMP_NUM_THREADS=1 recipe --nbpe 1000 --stage 4 --stop_stage 9 --train_nj 1 --dense_exp exp/s2t_dense --systems gated \
         --tag "$1" --gated_name "gated_$1" --sparsities "$2" --gated_args "$(steps "$3" 0.003) ${*:4}" \
-        --inference_args "--interctc false --measure_nll true --measure_flops true --flops_every 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2> >(sed -u "s/^/$1: /" >&2)
+        --inference_args "${measured} 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2> >(sed -u "s/^/$1: /" >&2)
 }
 
 # side_by_side NAME SPARSITIES STEPS OPTIONS NAME …: two of them, on a core each
@@ -68,12 +71,13 @@ case "${scale}" in
     full)
         scale_options=(
             --nbpe 1000
+            --dense_args "--model_conf ctc_weight=0.5"
             --systems "espnet dense control gated fixed random learned dense+ctc control+ctc gated+ctc"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --baseline_sparsities "0.0,0.5 0.5 0.7"
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
             --inference_nj 2 # every system alike: two decoders of one thread each
-            --inference_args "--interctc false --measure_nll true --measure_flops true --flops_every 40"
+            --inference_args "${measured} 40"
         )
         ;;
     ablation)
@@ -105,7 +109,7 @@ case "${scale}" in
             --sparsities "0.0 0.5"
             --baseline_sparsities 0.5
             --ctc_sparsities 0.5
-            --inference_args "--interctc false --measure_nll true --measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
+            --inference_args "${measured} 10 --maxlenratio -15" # 15 tokens: these models never end
             --datadir smoke/data --dumpdir smoke/dump --expdir smoke/exp
         )
         ;;
@@ -118,7 +122,7 @@ case "${scale}" in
         done
         for option in attention_heads=6 num_blocks=6 linear_units=1536; do shape+=" --decoder_conf ${option}"; done
         # As measured on a GPU (docs/experiments.md): no intermediate CTC, both decoders learn from the labels.
-        shape+=" --encoder_conf interctc_layer_idx=[] --model_conf interctc_weight=0.0 --model_conf ctc_weight=0.3"
+        shape+=" --encoder_conf interctc_layer_idx=[] --model_conf interctc_weight=0.0"
         labels="--model_conf distill_decoders_alone=false"
         scale_options=(
             --nbpe 1000
@@ -130,7 +134,7 @@ case "${scale}" in
             --train_nj 2 # gated fine-tuning and its control, beside each other on the GPU
             --gpu_inference true
             --inference_nj 1
-            --inference_args "--batch_size 16 --measure_nll true --measure_flops true --flops_every 40"
+            --inference_args "--batch_size 16 ${measured} 40"
             --systems "dense control gated"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --expdir base/exp
