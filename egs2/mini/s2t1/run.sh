@@ -75,7 +75,7 @@ case "${scale}" in
             --systems "espnet dense control gated fixed random learned dense+ctc control+ctc gated+ctc"
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --baseline_sparsities "0.0,0.5 0.5 0.7"
-            --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5"
+            --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --inference_nj 2 # every system alike: two decoders of one thread each
             --inference_args "${measured} 40"
         )
