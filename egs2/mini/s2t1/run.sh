@@ -73,7 +73,7 @@ case "${scale}" in
             --nbpe 1000
             --dense_args "--model_conf ctc_weight=0.5"
             --systems "espnet dense control gated fixed random learned dense+ctc control+ctc gated+ctc"
-            --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
+            --sparsities "0.0 0.0,0.5 0.5,0.0 0.7,0.0 0.3,0.5 0.5 0.7"
             --baseline_sparsities "0.0,0.5 0.5 0.7"
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --inference_nj 2 # every system alike: two decoders of one thread each
