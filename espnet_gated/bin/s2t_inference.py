@@ -80,7 +80,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="write what the CTC of intermediate layers heard, where the model was trained with it, as ESPnet does",
     )
     group.add_argument("--measure_flops", type=str2bool, default=False, help="count FLOPs (second pass)")
-    group.add_argument("--flops_every", type=int, default=10, help="count FLOPs of every n-th utterance")
+    group.add_argument("--flops_every", type=int, default=10, help="count FLOPs of every n-th utterance of a task")
     group.add_argument(
         "--measure_nll",
         type=str2bool,
@@ -193,7 +193,7 @@ def decode(args: argparse.Namespace) -> None:
     }
     nll = measure_nll(args, model, items, contexts, fs) if args.measure_nll and args.engine == "gated" else {}
     _warm_up(model, items[0], fs)
-    counted = {item.utt_id for item in items[:: args.flops_every]} if args.measure_flops else set()
+    counted = counted_utterances(items, args.flops_every) if args.measure_flops else set()
     with DecodeWriter(args.output_dir, meta) as writer, tqdm(total=len(items), unit="utt", mininterval=1.0) as bar:
         for batch in batches(items, args.batch_size, by_length=args.engine == "gated"):
             requests = [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in batch]
@@ -202,6 +202,14 @@ def decode(args: argparse.Namespace) -> None:
                 measured = nll.get(item.utt_id, {}) | (_flops(model, request) if item.utt_id in counted else {})
                 writer.write(item.utt_id, result, _stats_row(item, args, stats) | common | measured)
             bar.update(len(batch))
+
+
+def counted_utterances(items: list[Item], every: int) -> set[str]:
+    """Every n-th utterance of each task: tasks may take turns in a data directory, and then every second is one task."""
+    of_task: dict[str | None, list[str]] = {}
+    for item in items:
+        of_task.setdefault(item.task, []).append(item.utt_id)
+    return {utt for utts in of_task.values() for utt in utts[::every]}
 
 
 def measure_nll(

@@ -12,6 +12,7 @@ from tiny_checkpoint import FS, make_checkpoint, make_data_dir, wave
 
 from espnet_gated.__main__ import main as launch
 from espnet_gated.bin import s2t_inference
+from espnet_gated.inference.audio import Item
 
 FILES = {"text", "token", "token_int", "score", "text_nospecial"}
 
@@ -61,12 +62,18 @@ def test_a_decoding_directory(gated_checkpoint, data_dir, tmp_path):
         assert row["skipped_encoder"] >= 0.3 - 1e-5 and row["skipped_decoder"] >= 0.6 - 1e-5
         assert (row["sparsity_encoder"], row["sparsity_decoder"], row["engine"]) == (0.3, 0.6, "gated")
         assert set(row["gates_encoder"].values()) <= {0.0, 1.0}
-    assert [row["gflops"] is not None for row in stats.values()] == [True, False, True]
+    assert [row["gflops"] is not None for row in stats.values()] == [True, True, False]  # each second of a task
     assert stats["b-st_eng"]["lang"] == "ita" and stats["b-st_eng"]["task"] == "st_eng"
     assert stats["a-asr"]["seconds"] == pytest.approx(0.5)
     meta = json.loads((out / "decode_meta.json").read_text(encoding="utf-8"))
     assert meta["system"] == "gated_30_60" and meta["checkpoint"] == str(gated_checkpoint.weights)
     assert meta["budget"] == "exact"  # the model's default, as nobody asked for another
+
+
+def test_flops_are_counted_for_every_task_where_tasks_take_turns():
+    items = [Item(f"{n}-{task}", "<deu>", task, "") for n in range(5) for task in ("<asr>", "<st_eng>")]
+    counted = s2t_inference.counted_utterances(items, 2)
+    assert counted == {f"{n}-{task}" for n in (0, 2, 4) for task in ("<asr>", "<st_eng>")}
 
 
 def test_batches_write_what_single_utterances_write(gated_checkpoint, data_dir, tmp_path):
