@@ -205,7 +205,7 @@ def decode(args: argparse.Namespace) -> None:
 
 
 def counted_utterances(items: list[Item], every: int) -> set[str]:
-    """Every n-th utterance of each task: tasks may take turns in a data directory, and then every second is one task."""
+    """Every n-th utterance of each task: in a data directory tasks may take turns, and every second is one task."""
     of_task: dict[str | None, list[str]] = {}
     for item in items:
         of_task.setdefault(item.task, []).append(item.utt_id)
