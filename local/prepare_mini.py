@@ -14,8 +14,9 @@ import hashlib
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: find local.mini
@@ -27,8 +28,9 @@ from local.mini.synth import FS, Speech, VoiceSplit  # noqa: E402
 
 SOURCE_LANGS = ("deu", "fra", "ita")
 SETS = ("train", "dev", "test")
-MAX_SECONDS = 2.3  # training windows are 2.4 s: whatever is padded is computed
+LARGE_TEST = "test_large"
 STAMP = "mini.json"
+MAX_SECONDS = 2.3  # training windows are 2.4 s: whatever is padded is computed
 
 
 @dataclass(frozen=True)
@@ -107,18 +109,50 @@ def draw_items(audio_dir: Path, scale: Scale, voices: VoiceSplit, seed: int) -> 
     sentences = draw_sentences(scale, rng)
     items = []
     for set_name in SETS:
-        variants: Sequence[str] = getattr(voices, set_name)
-        for lang in SOURCE_LANGS:
-            for number, sentence in enumerate(sentences[set_name][lang]):
-                path = audio_dir / set_name / lang / f"{set_name}{number:05d}.wav"
-                speech = synth.draw_speech(path, lang, sentence.in_language(lang), variants, rng)
-                items.append(Item(set_name, sentence, speech))
+        items += speak(audio_dir, set_name, sentences[set_name], getattr(voices, set_name), rng)
     return items
 
 
-def fingerprint(scale: Scale, seed: int) -> str:
-    """Return a short hash of all that decides the corpus: scale, seed and the code of grammar and synthesis."""
-    digest = hashlib.sha256(repr((scale, seed)).encode())
+def speak(
+    audio_dir: Path,
+    set_name: str,
+    sentences: Mapping[str, Sequence[Sentence]],
+    variants: Sequence[str],
+    rng: random.Random,
+) -> list[Item]:
+    """Draw a voice and a manner of speaking for each sentence of each language of a set."""
+    items = []
+    for lang in SOURCE_LANGS:
+        for number, sentence in enumerate(sentences[lang]):
+            path = audio_dir / set_name / lang / f"{set_name}{number:05d}.wav"
+            speech = synth.draw_speech(path, lang, sentence.in_language(lang), variants, rng)
+            items.append(Item(set_name, sentence, speech))
+    return items
+
+
+def draw_large_test(audio_dir: Path, known: Sequence[Item], number: int, voices: VoiceSplit, seed: int) -> list[Item]:
+    """Draw a second test set: the test voices, and sentences none of which occurs in the sets that are ``known``.
+
+    Args:
+        audio_dir: where its wav files go.
+        known: the items of the other sets; drawn beforehand, so that they are what they are without this set.
+        number: of sentences a language; the same in all.
+    """
+    rng = random.Random(f"{LARGE_TEST} {seed}")
+    held = {(lang, item.sentence.in_language(lang)) for item in known for lang in lexicon.LANGS}
+    drawn: list[Sentence] = []
+    while len(drawn) < number:
+        sentence = grammar.sample(rng)
+        texts = {(lang, sentence.in_language(lang)) for lang in lexicon.LANGS}
+        if not texts & held:
+            held |= texts
+            drawn.append(sentence)
+    return speak(audio_dir, LARGE_TEST, dict.fromkeys(SOURCE_LANGS, drawn), voices.test, rng)
+
+
+def fingerprint(*what: object) -> str:
+    """Return a short hash of what decides a corpus (scale, seed) and the code of grammar and synthesis."""
+    digest = hashlib.sha256(repr(what).encode())
     for file in (lexicon.__file__, grammar.__file__, synth.__file__, __file__):
         tree = ast.parse(Path(file).read_text(encoding="utf-8"))
         digest.update(ast.dump(tree).encode())  # the tree: comments and line breaks change no sound
@@ -131,6 +165,7 @@ def prepare_mini(
     scale: str = "full",
     seed: int = 0,
     workers: int = 2,
+    large_test: int = 0,
 ) -> None:
     """Write ``train``, ``dev`` and ``test`` data directories of the mini corpus.
 
@@ -140,26 +175,46 @@ def prepare_mini(
         scale: ``full`` (24,000 training sentences, about 10 hours) or ``smoke`` (180).
         seed: of sentences, voices and manner; the voice split itself is fixed.
         workers: processes that speak.
+        large_test: sentences of a second test set, ``test_large``, in each language; 0: none.
 
     Raises:
-        ValueError: for an unknown ``scale``.
+        ValueError: for an unknown ``scale`` or a negative ``large_test``.
         RuntimeError: where espeak-ng fails.
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {sorted(SCALES)}, got {scale!r} (--scale)")
-    data_dir = Path(data_dir)
+    if large_test < 0:
+        raise ValueError(f"large_test must be a number of sentences, 0 or more, got {large_test} (--large_test)")
+    audio, voices = Path(audio_dir).resolve(), synth.split_voices()
     mark = {"scale": scale, "seed": seed, "fingerprint": fingerprint(SCALES[scale], seed)}
-    stamp = data_dir / STAMP
+    # the fingerprint in the path: a changed grammar never meets audio of the old one
+    audio /= f"{scale}-{mark['fingerprint']}"
+    draw = partial(draw_items, audio, SCALES[scale], voices, seed)
+    _write_sets(Path(data_dir), STAMP, mark, SETS, draw, workers)
+    if large_test:
+        more = {**mark, "sentences": large_test}
+        draw_more = lambda: draw_large_test(audio / str(large_test), draw(), large_test, voices, seed)  # noqa: E731
+        _write_sets(Path(data_dir), f"{LARGE_TEST}.json", more, (LARGE_TEST,), draw_more, workers)
+
+
+def _write_sets(
+    data_dir: Path,
+    stamp_name: str,
+    mark: dict[str, object],
+    sets: Sequence[str],
+    draw: Callable[[], list[Item]],
+    workers: int,
+) -> None:
+    """Speak what is drawn and write its sets, unless the stamp says that this is done."""
+    stamp = data_dir / stamp_name
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")).items() >= mark.items():
-        print(f"{data_dir}: already prepared ({STAMP}), nothing to do")
+        print(f"{data_dir}: already prepared ({stamp_name}), nothing to do")
         return
     stamp.unlink(missing_ok=True)
-    # the fingerprint in the path: a changed grammar never meets audio of the old one
-    audio = Path(audio_dir).resolve() / f"{scale}-{mark['fingerprint']}"
-    items = draw_items(audio, SCALES[scale], synth.split_voices(), seed)
+    items = draw()
     lengths = synth.synthesize([item.speech for item in items], workers)
     summary = {}
-    for set_name in SETS:
+    for set_name in sets:
         mine = [(i, n) for i, n in zip(items, lengths, strict=True) if i.set_name == set_name]
         kept = [(i, n) for i, n in mine if n <= MAX_SECONDS * FS]
         write_data_dir(data_dir / set_name, [u for i, n in kept for u in i.utterances(n)])
@@ -180,6 +235,7 @@ def main() -> None:
     parser.add_argument("--audio_dir", required=True, help="where the wav files go")
     parser.add_argument("--scale", default="full", choices=sorted(SCALES), help="size")
     parser.add_argument("--seed", type=int, default=0, help="of sentences, voices and manner")
+    parser.add_argument("--large_test", type=int, default=0, help="sentences of a second test set in each language")
     parser.add_argument("--workers", type=int, default=2, help="processes that speak")
     prepare_mini(**vars(parser.parse_args()))
 

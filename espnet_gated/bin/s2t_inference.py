@@ -74,6 +74,12 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--exact_nbest", type=str2bool, help="stop where ESPnet stops (default: if nbest > 1)")
     group.add_argument("--ctc_tasks", nargs="*", help="tasks that CTC scores, e.g. asr (default: all)")
     group.add_argument(
+        "--ctc_rescoring",
+        type=str2bool,
+        default=False,
+        help="CTC scores hypotheses when they end, not token by token: faster",
+    )
+    group.add_argument(
         "--interctc",
         type=str2bool,
         default=True,
@@ -103,6 +109,8 @@ def build(args: argparse.Namespace) -> Speech2Text | ESPnetBaseline:
             raise ValueError(f"sparsity {args.sparsity} needs --engine gated (--sparsity)")
         if args.ctc_tasks is not None:
             raise ValueError("--ctc_tasks needs --engine gated")
+        if args.ctc_rescoring:
+            raise ValueError("--ctc_rescoring needs --engine gated")
         return ESPnetBaseline(**options)
     if args.model_tag is not None:
         del options["s2t_train_config"], options["s2t_model_file"]
@@ -113,6 +121,7 @@ def build(args: argparse.Namespace) -> Speech2Text | ESPnetBaseline:
         pad_to_speech_length=args.pad_to_speech_length,
         exact_nbest=args.exact_nbest,
         ctc_tasks=args.ctc_tasks,
+        ctc_rescoring=args.ctc_rescoring,
         **options,
     )
 

@@ -1,4 +1,4 @@
-"""CTC prefix scores that start at the first real token.
+"""CTC in joint decoding: prefix scores that start at the first real token, and scores of whole hypotheses.
 
 ESPnet's ``CTCPrefixScoreTH`` takes ``len(prefix) − 1`` as the number of emitted tokens. An S2T search starts with a
 primer
@@ -17,7 +17,12 @@ from typing import Any
 import torch
 from espnet.nets.ctc_prefix_score import CTCPrefixScoreTH
 from espnet.nets.scorers.ctc import CTCPrefixScorer
+from espnet2.bin.s2t_inference import ScoreFilter
 from torch import Tensor
+
+BLANK = 0
+LOG_ZERO = -1e10
+"""What ESPnet takes for the logarithm of zero."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class PrimedCTCPrefixScorer(CTCPrefixScorer):
 
     def _state(self, logp: Tensor, frames: tuple[int, ...], primer_length: int) -> CTCBatchState:
         # ESPnet's scorer overwrites the padding of what it is given, so it gets a copy.
-        impl = CTCPrefixScoreTH(logp.clone(), torch.tensor(frames), 0, self.eos)
+        impl = CTCPrefixScoreTH(logp.clone(), torch.tensor(frames), BLANK, self.eos)
         return CTCBatchState(logp, frames, impl, primer_length)
 
     def score_batch(self, tokens: Tensor, state: CTCBatchState, ids: Tensor | None) -> tuple[Tensor, Any]:
@@ -96,6 +101,86 @@ class PrimedCTCPrefixScorer(CTCPrefixScorer):
         return replace(kept, prefix=(r[:longest, :, rows], psi[rows], low, high))
 
 
+@dataclass(frozen=True)
+class CTCRescorer:
+    """Scores whole hypotheses by CTC, when they end.
+
+    The first of the two ways of joint decoding in Watanabe et al. (2017), "Hybrid CTC/Attention Architecture for
+    End-to-End Speech Recognition", rescoring (the other is one-pass): attention alone extends the hypotheses, CTC has
+    its say on those that are complete. One sum over alignments for a hypothesis, not one for each candidate of a step.
+
+    Attributes:
+        ctc: ESPnet's CTC layer.
+        weight: of its log-probability beside the weighted scores of the search.
+        unheard: tokens that CTC has never seen (end of sentence, times): left out.
+    """
+
+    ctc: Any
+    weight: float
+    unheard: frozenset[int]
+
+    def posteriors(self, memory: Tensor) -> Tensor:
+        """(U, T, vocab) log-posteriors of encoder outputs (U, T, size)."""
+        return self.ctc.log_softmax(memory)
+
+    def score(
+        self, logp: Tensor, frames: Sequence[int], utterances: Sequence[int], hypotheses: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Log-probabilities (N,) of hypotheses, summed over their alignments; −1e10 where no alignment fits.
+
+        Args:
+            logp: (U, T, vocab) log-posteriors.
+            frames: valid frames of each utterance.
+            utterances: which of them each hypothesis is of.
+            hypotheses: tokens behind the primer.
+        """
+        columns, labels = [], []
+        for tokens in hypotheses:
+            heard = [t for t in tokens if t not in self.unheard]
+            places = {token: i for i, token in enumerate(dict.fromkeys(heard), start=1)}
+            columns.append([BLANK, *places])
+            labels.append([places[token] for token in heard])
+        device = logp.device
+        rows = torch.tensor(utterances, device=device)[None, :, None]
+        times = torch.arange(logp.size(1), device=device)[:, None, None]
+        # Of each hypothesis the scores of its own tokens are all that an alignment can meet.
+        own = logp[rows, times, _padded(columns).to(device)[None]]
+        loss = torch.nn.functional.ctc_loss(
+            own if own.dtype == torch.float64 else own.float(),
+            _padded(labels).to(device),
+            torch.tensor([frames[u] for u in utterances]),
+            torch.tensor([len(label) for label in labels]),
+            reduction="none",
+        )
+        return (-loss).clamp_min(LOG_ZERO)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    longest = max(1, *(len(row) for row in rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+
+
+def rescoring(search: Any) -> Any:
+    """The search with CTC as a judge of complete hypotheses in place of a scorer of prefixes; shares everything else.
+
+    Args:
+        search: a :class:`~espnet_gated.inference.search.CachedBeamSearch` with a CTC scorer.
+    """
+    other = _without_scorer(search)
+    filters = [s for s in search.full_scorers.values() if isinstance(s, ScoreFilter)]
+    times = {token for f in filters for token in range(f.first_time, f.last_time + 1)}
+    other.rescorer = CTCRescorer(search.part_scorers["ctc"].ctc, search.weights["ctc"], frozenset({search.eos, *times}))
+    return other
+
+
+def _without_scorer(search: Any) -> Any:
+    other = copy.copy(search)
+    for name in ("scorers", "part_scorers"):
+        setattr(other, name, {k: v for k, v in getattr(search, name).items() if k != "ctc"})
+    other.do_pre_beam = search.do_pre_beam and bool(other.part_scorers)
+    return other
+
+
 def without_ctc(search: Any) -> Any:
     """The search as ``ctc_weight: 0`` would have made it, sharing everything else; itself if it has no CTC.
 
@@ -104,10 +189,7 @@ def without_ctc(search: Any) -> Any:
     """
     if "ctc" not in getattr(search, "part_scorers", {}):
         return search
-    other = copy.copy(search)
-    for name in ("scorers", "part_scorers"):
-        setattr(other, name, {k: v for k, v in getattr(search, name).items() if k != "ctc"})
+    other = _without_scorer(search)
     weights = search.weights
     other.weights = {**weights, "decoder": weights["decoder"] + weights["ctc"], "ctc": 0.0}
-    other.do_pre_beam = search.do_pre_beam and bool(other.part_scorers)
     return other

@@ -8,14 +8,13 @@ rows of one batch; rows that hold no hypothesis score −inf.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from espnet.nets.batch_beam_search import BatchBeamSearch
 from espnet.nets.beam_search import Hypothesis
-from espnet.nets.e2e_asr_common import end_detect
 from espnet.nets.scorers.length_bonus import LengthBonus
 from espnet2.bin.s2t_inference import ScoreFilter
 from torch import Tensor
@@ -24,22 +23,9 @@ from espnet_gated.decoder import GatedTransformerDecoder
 from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.local import LocalGates
 from espnet_gated.inference.cache import DecoderCache
-from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
+from espnet_gated.inference.ctc import CTCRescorer, PrimedCTCPrefixScorer
+from espnet_gated.inference.ending import Beam, EndRule, length_bounds
 from espnet_gated.inference.topk import top_k
-
-NEVER_POSITIVE = ("decoder", "ctc", "lm", "ngram", "scorefilter")
-"""Scorers whose increments are log-probabilities: they bound what a running hypothesis can still gain."""
-
-
-@dataclass
-class Beam:
-    """The hypotheses of one utterance and how its search ends."""
-
-    number: int  # place in the caller's batch
-    max_length: int
-    min_length: int
-    ended: list[Hypothesis] = field(default_factory=list)
-    steps: int = 0
 
 
 @dataclass
@@ -53,6 +39,8 @@ class SearchState:
     cache: DecoderCache
     memory: Tensor  # (U, T, size)
     states: dict[str, Any]  # other scorers' states
+    posteriors: Tensor | None  # (utterances of the batch, T, vocab) of CTC, where it judges what has ended
+    frames: Sequence[int]  # of each utterance of the batch
 
 
 @dataclass(frozen=True)
@@ -73,6 +61,9 @@ class CachedBeamSearch(BatchBeamSearch):
 
     exact_nbest: bool = False
     """Search on as ESPnet does until its own end detection, so that the whole n-best list is ESPnet's."""
+
+    rescorer: CTCRescorer | None = None
+    """CTC scores hypotheses when they end. That can only lower them, so the early stop stays exact."""
 
     @classmethod
     def suits(cls, search: BatchBeamSearch) -> bool:
@@ -128,33 +119,23 @@ class CachedBeamSearch(BatchBeamSearch):
         if len({len(p) for p in primers}) != 1:
             raise ValueError(f"primers of one batch must have one length, got {[len(p) for p in primers]}")
         frames = [memory.size(1)] * len(primers) if lengths is None else [int(n) for n in lengths]
-        beams = [Beam(i, *self._length_bounds(n, maxlenratio, minlenratio)) for i, n in enumerate(frames)]
+        beams = [Beam(i, *length_bounds(n, maxlenratio, minlenratio)) for i, n in enumerate(frames)]
         start = self._start(beams, memory, frames, primers, gates)
         state: SearchState | None = start
         gates = start.cache.gates
-        detect_end = maxlenratio == 0.0
+        weights = {name: self.weights[name] for name in self.scorers}
+        rule = EndRule(weights, self.normalize_length, detect_end=maxlenratio == 0.0, exact_nbest=self.exact_nbest)
         step = 0
         while state is not None:
-            state = self._step(state, step, detect_end)
+            state = self._step(state, step, rule)
             step += 1
         found = []
         for beam in beams:
             if not beam.ended and minlenratio >= 0.1:
                 found.append(self._again(beam, memory, frames, primers, maxlenratio, minlenratio, gates))
             else:
-                found.append(self._ranked(beam.ended))
+                found.append(rule.ranked(beam.ended))
         return found
-
-    @staticmethod
-    def _length_bounds(frames: int, maxlenratio: float, minlenratio: float) -> tuple[int, int]:
-        if maxlenratio == 0:
-            longest = frames
-        elif maxlenratio < 0:
-            longest = -int(maxlenratio)
-        else:
-            longest = max(1, int(maxlenratio * frames))
-        shortest = -int(minlenratio) if minlenratio < 0 else int(minlenratio * frames)
-        return longest, shortest
 
     def _start(
         self,
@@ -196,6 +177,8 @@ class CachedBeamSearch(BatchBeamSearch):
             cache=DecoderCache.start(decoder.decoders, memory, mask, gates),
             memory=memory,
             states=states,
+            posteriors=None if self.rescorer is None else self.rescorer.posteriors(memory),
+            frames=frames,
         )
 
     @staticmethod
@@ -203,7 +186,7 @@ class CachedBeamSearch(BatchBeamSearch):
         return isinstance(scorer, (GatedTransformerDecoder, LengthBonus, ScoreFilter))
 
     # -- one step ---------------------------------------------------------------------------------
-    def _step(self, state: SearchState, step: int, detect_end: bool) -> SearchState | None:
+    def _step(self, state: SearchState, step: int, rule: EndRule) -> SearchState | None:
         """Extend every hypothesis by one token; ``None`` when every utterance is done."""
         best = self._best_of_decoder(state) if self._only_decoder(state) else self._best_of_all(state)
         utterances, width = state.total.shape
@@ -219,7 +202,7 @@ class CachedBeamSearch(BatchBeamSearch):
             owners = tuple(u for u in range(utterances) for _ in range(width))
             in_cache = rows if per_utt == width else (best.previous + start * per_utt).flatten()
             state.cache = state.cache.reorder(in_cache, owners)
-        return self._collect(state, step, detect_end)
+        return self._collect(state, step, rule)
 
     def _only_decoder(self, state: SearchState) -> bool:
         """Whether nothing but the decoder tells one token of a hypothesis from another (or rules it out)."""
@@ -328,32 +311,45 @@ class CachedBeamSearch(BatchBeamSearch):
                 state.states[name] = [scorer.select_state(old, row) for row in rows.tolist()]
 
     # -- ending -----------------------------------------------------------------------------------
-    def _collect(self, state: SearchState, step: int, detect_end: bool) -> SearchState | None:
+    def _collect(self, state: SearchState, step: int, rule: EndRule) -> SearchState | None:
         """Move ended hypotheses to their utterance and drop the utterances that are done."""
         utterances, width = state.total.shape
         # One copy to the host for all decisions of this step (token ids are exact in float32).
         last = state.tokens[:, -1].view(utterances, width)
         host_total, host_last = torch.stack((state.total, last.to(state.total.dtype))).tolist()
-        running = []
+        ended: list[tuple[int, int]] = []
+        alive: list[list[int]] = [[] for _ in state.beams]
         for u, beam in enumerate(state.beams):
-            alive = []
             last_step = step == beam.max_length - 1
             for w in range(width):
                 if host_total[u][w] == -float("inf"):
                     continue
-                if not last_step and host_last[u][w] != self.eos:
-                    alive.append(w)
-                    continue
-                if step >= beam.min_length:
-                    beam.ended.append(self._hypothesis(state, u, w, add_eos=last_step))
-                state.total[u, w] = -torch.inf
+                if last_step or host_last[u][w] == self.eos:
+                    ended.append((u, w))
+                else:
+                    alive[u].append(w)
+        self._end(state, ended, step)
+        running = []
+        for u, beam in enumerate(state.beams):
             beam.steps = step + 1
-            best_running = max((host_total[u][w] for w in alive), default=-float("inf"))
-            if alive and not self._done(beam, step, best_running, state.tokens.size(1), detect_end):
+            best_running = max((host_total[u][w] for w in alive[u]), default=-float("inf"))
+            if alive[u] and not rule.done(beam, step, best_running, state.tokens.size(1)):
                 running.append(u)
         if not running:
             return None
         return state if len(running) == utterances else self._keep(state, running)
+
+    def _end(self, state: SearchState, rows: list[tuple[int, int]], step: int) -> None:
+        """Give hypotheses (utterance, place) that end with this step to their utterances, and free their places."""
+        long_enough = [(u, w) for u, w in rows if step >= state.beams[u].min_length]
+        found = [self._hypothesis(state, u, w, step == state.beams[u].max_length - 1) for u, w in long_enough]
+        beams = [state.beams[u] for u, _ in long_enough]
+        if found and self.rescorer is not None and state.posteriors is not None:
+            found = self._rescored(found, state.posteriors, state.frames, [beam.number for beam in beams])
+        for beam, hypothesis in zip(beams, found, strict=True):
+            beam.ended.append(hypothesis)
+        for u, w in rows:
+            state.total[u, w] = -torch.inf
 
     def _hypothesis(self, state: SearchState, u: int, w: int, add_eos: bool) -> Hypothesis:
         yseq = state.tokens[u * state.total.size(1) + w]
@@ -362,30 +358,16 @@ class CachedBeamSearch(BatchBeamSearch):
         scores = {name: value[u, w] for name, value in state.scores.items()}
         return Hypothesis(yseq=yseq, score=state.total[u, w].clone(), scores=scores, states={}, hs=[])
 
-    def _done(self, beam: Beam, step: int, best_running: float, length: int, detect_end: bool) -> bool:
-        if not beam.ended:
-            return False
-        if detect_end and end_detect([{"score": float(h.score), "yseq": h.yseq} for h in beam.ended], step):
-            return True
-        return not self.exact_nbest and self._cannot_win(beam, step, best_running, length)
-
-    def _cannot_win(self, beam: Beam, step: int, best_running: float, length: int) -> bool:
-        """Whether no running hypothesis can still beat the best ended one.
-
-        Log-probabilities only fall; a length bonus can add its weight at each of the steps that are left.
-        """
-        bounded = {*NEVER_POSITIVE, "length_bonus"}
-        if any(k not in bounded or self.weights[k] < 0 and k != "length_bonus" for k in self.scorers):
-            return False
-        left = beam.max_length - 1 - step
-        bonus = max(0.0, self.weights["length_bonus"]) if "length_bonus" in self.scorers else 0.0
-        bound = best_running + bonus * left
-        best = max(float(h.score) for h in beam.ended)
-        if self.normalize_length:
-            best = max(float(h.score) / (len(h.yseq) - 1) for h in beam.ended)
-            # A negative score is divided by at most the longest length, a positive one by at least the present.
-            bound = bound / (length + left) if bound < 0 else bound / (length - 1)
-        return bound <= best
+    def _rescored(
+        self, found: list[Hypothesis], posteriors: Tensor, frames: Sequence[int], utterances: list[int]
+    ) -> list[Hypothesis]:
+        assert self.rescorer is not None
+        emitted = [h.yseq[self._primer_length :].tolist() for h in found]
+        heard = self.rescorer.score(posteriors, frames, utterances, emitted)
+        return [
+            h._replace(score=h.score + self.rescorer.weight * ctc, scores=h.scores | {"ctc": ctc})
+            for h, ctc in zip(found, heard, strict=True)
+        ]
 
     def _keep(self, state: SearchState, running: list[int]) -> SearchState:
         width = state.total.size(1)
@@ -406,6 +388,8 @@ class CachedBeamSearch(BatchBeamSearch):
             cache=state.cache.drop_utterances(running),
             memory=state.memory[index],
             states=states,
+            posteriors=state.posteriors,
+            frames=state.frames,
         )
 
     def _again(
@@ -424,9 +408,3 @@ class CachedBeamSearch(BatchBeamSearch):
         own = None if gates is None else gates.select([u])
         smaller = max(0.0, minlenratio - 0.1)
         return self._search(memory[u : u + 1, : frames[u]], None, [primers[u]], maxlenratio, smaller, own)[0]
-
-    def _ranked(self, ended: list[Hypothesis]) -> list[Hypothesis]:
-        key: Callable[[Hypothesis], float] = lambda h: float(h.score)  # noqa: E731
-        if self.normalize_length:
-            key = lambda h: float(h.score) / (len(h.yseq) - 1)  # noqa: E731
-        return sorted(ended, key=key, reverse=True)

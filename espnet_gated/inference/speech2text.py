@@ -16,7 +16,7 @@ from espnet_gated.analysis.flops import measure_flops
 from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext
 from espnet_gated.gating.gates import Gates
-from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, without_ctc
+from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, rescoring, without_ctc
 from espnet_gated.inference.encoding import Encoded, EncodesRequests, groups_of
 from espnet_gated.inference.long_form import LongForm, Segment, decode_long
 from espnet_gated.inference.optimize import leave_out_interctc, optimize_for_inference, quantize_for_inference
@@ -39,6 +39,8 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         >>> speech2text(audio, lang_sym="<deu>", task_sym="<st_eng>")[0][3]
     """
 
+    beam_search: Any  # ESPnet's, of another class
+
     def __init__(
         self,
         s2t_train_config: Path | str | None = None,
@@ -49,6 +51,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         pad_to_speech_length: bool = True,
         exact_nbest: bool | None = None,
         ctc_tasks: Sequence[str] | None = None,
+        ctc_rescoring: bool = False,
         interctc: bool = True,
         quantize_s2t_model: bool = False,
         quantize_modules: list[str] | None = None,
@@ -68,6 +71,8 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
                 ``nbest`` > 1.
             ctc_tasks: tasks (``asr``) in which CTC has a say when ``ctc_weight`` > 0; ``None``: all, as in ESPnet. A
                 model whose CTC learnt the words that were spoken can only mislead a translation.
+            ctc_rescoring: CTC scores hypotheses when they end, not token by token: see
+                :class:`~espnet_gated.inference.ctc.CTCRescorer`.
             interctc: return what the intermediate CTC of some encoder layers heard beside the results, as ESPnet does
                 for a model that was trained with it. ``False``: results alone, and nothing computed for it that later
                 layers do not need.
@@ -92,9 +97,8 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         if not interctc:
             leave_out_interctc(self.s2t_model.encoder)
         self._gate(quantize_s2t_model, quantize_modules or ["Linear"], quantize_dtype)
-        self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest)
+        self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest, ctc_rescoring)
         self.ctc_tasks = None if ctc_tasks is None else {self._task_token(task) for task in ctc_tasks}
-        self._search_without_ctc = without_ctc(self.beam_search)
         self.set_sparsity(sparsity, budget)
 
     # -- set-up -----------------------------------------------------------------------------------
@@ -107,7 +111,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
             quantize_for_inference(model, modules, dtype)
         optimize_for_inference(model)
 
-    def _prepare_search(self, exact_nbest: bool) -> None:
+    def _prepare_search(self, exact_nbest: bool, ctc_rescoring: bool) -> None:
         search = self.beam_search
         ctc = search.part_scorers.get("ctc") if hasattr(search, "part_scorers") else None
         if ctc is not None:
@@ -116,6 +120,14 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         if not self.partial_ar and CachedBeamSearch.suits(search):
             search.__class__ = CachedBeamSearch
             search.exact_nbest = exact_nbest
+        self._search_without_ctc = without_ctc(search)
+        if not ctc_rescoring:
+            return
+        if ctc is None:
+            raise ValueError("CTC can rescore only what it has a weight for: --ctc_weight above 0 (--ctc_rescoring)")
+        if not isinstance(search, CachedBeamSearch):
+            raise ValueError("the search of these options is ESPnet's own, which cannot rescore (--ctc_rescoring)")
+        self.beam_search = rescoring(search)
 
     def _task_token(self, task: str) -> int:
         symbol = f"<{task.strip('<>')}>"

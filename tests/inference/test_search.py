@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny import EOS, ID, SIZE, SOP, SOS, VOCAB, ctc, decide_with, decoders, features, fixed_gates, masks, seeded
 
 from espnet_gated.gating.context import GatingContext, TokenContext, parse_fields
-from espnet_gated.inference.ctc import PrimedCTCPrefixScorer
+from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, rescoring
 from espnet_gated.inference.search import CachedBeamSearch
 
 PRIMER = [SOS, ID["<deu>"], ID["<asr>"], ID["<notimestamps>"]]
@@ -187,12 +187,40 @@ def test_with_gates_the_search_is_espnet_s_on_the_gated_decoder(options, seed, e
     assert_same_nbest(cached(gated, True, primer=PRIMER, **options)(memory), theirs)
 
 
+@given(options=searches, length=st.integers(1, 9), frames=st.integers(4, 9), seed=seeds, eos=eos_biases)
+@settings(max_examples=60)
+@torch.no_grad()
+def test_rescoring_is_espnet_s_attention_and_then_ctc(options, length, frames, seed, eos):
+    """Every hypothesis that ESPnet finds by attention alone, with CTC's score of the whole; stopped early, the best."""
+    options = options | {"ctc_weight": 0.3, "primer": PRIMER}
+    dense, gated = pair(seed, eos)
+    memory = memory_of(frames, seed)
+    search = make_search(dense, **options)
+    del search.scorers["ctc"], search.part_scorers["ctc"]
+    search.do_pre_beam = False
+    logp = ctc().log_softmax(memory[None]).transpose(0, 1)
+    expected = []
+    for hyp in search(memory, maxlenratio=-length):  # a length, so that neither search has an end detection
+        words = hyp.yseq[(hyp.yseq != EOS).nonzero().squeeze(1)][len(PRIMER) :]
+        sizes = torch.tensor([frames]), torch.tensor([len(words)])
+        loss = torch.nn.functional.ctc_loss(logp, words[None], *sizes, reduction="none")[0]
+        score = hyp.score - 0.3 * loss
+        expected.append(hyp._replace(score=score, scores=hyp.scores | {"ctc": -loss}))
+    by = (lambda h: float(h.score) / (len(h.yseq) - 1)) if options["normalize_length"] else lambda h: float(h.score)
+    expected.sort(key=by, reverse=True)
+    assert_same_nbest(rescoring(cached(gated, exact_nbest=True, **options))(memory, -length), expected)
+    early = rescoring(cached(gated, **options))(memory, -length)
+    assert len(early) <= len(expected)
+    if possible(expected):
+        assert_same_hyp(early[0], possible(expected)[0])
+
+
 class CountedSteps(CachedBeamSearch):
     steps = 0
 
-    def _step(self, state, step, detect_end):
+    def _step(self, state, step, rule):
         self.steps += 1
-        return super()._step(state, step, detect_end)
+        return super()._step(state, step, rule)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.5])
@@ -254,17 +282,20 @@ def search_together(search, memories, primers, bounds, contexts=None):
     bounds=bounds,
     frames=st.lists(st.integers(3, 10), min_size=2, max_size=5),
     exact=st.booleans(),
+    rescored=st.booleans(),
     seed=seeds,
     eos=eos_biases,
     data=st.data(),
 )
 @settings(max_examples=60)
 @torch.no_grad()
-def test_a_batch_is_its_rows(options, bounds, frames, exact, seed, eos, data):
+def test_a_batch_is_its_rows(options, bounds, frames, exact, rescored, seed, eos, data):
     """Unequal utterances, each with its own gates, ends and language: the whole n-best list is the same."""
     assume(bounds[0] <= 1.0 or options["ctc_weight"] == 0.0)
     assume(bounds[0] >= 0.0 or options["ctc_weight"] == 0.0 or -bounds[0] <= min(frames))
     search = cached(choosy(seed, eos), exact, **options)
+    if rescored and options["ctc_weight"]:
+        search = rescoring(search)
     memories = [memory_of(n, seed + i) for i, n in enumerate(frames)]
     symbols = data.draw(st.lists(st.sampled_from(["<deu>", "<ita>"]), min_size=len(frames), max_size=len(frames)))
     primers = [[SOS, ID[symbol], ID["<asr>"], ID["<notimestamps>"]] for symbol in symbols]

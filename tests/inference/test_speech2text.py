@@ -261,10 +261,11 @@ def test_unknown_symbols_are_named(gated):
         gated(wave(0.3), task_sym="<st_xyz>")
 
 
-def test_ctc_has_a_say_in_its_tasks_alone(gated_checkpoint):
+@pytest.mark.parametrize("rescoring", [False, True])
+def test_ctc_has_a_say_in_its_tasks_alone(gated_checkpoint, rescoring):
     """In a mixed batch too; elsewhere it is as if its weight were zero."""
-    chosen = load(gated_checkpoint, ctc_weight=0.4, ctc_tasks=["asr"])
-    always = load(gated_checkpoint, ctc_weight=0.4)
+    chosen = load(gated_checkpoint, ctc_weight=0.4, ctc_tasks=["asr"], ctc_rescoring=rescoring)
+    always = load(gated_checkpoint, ctc_weight=0.4, ctc_rescoring=rescoring)
     never = load(gated_checkpoint, ctc_weight=0.0)
     requests = [Request(wave(0.4, seed), "<deu>", task) for seed, task in enumerate(TASKS * 2)]
     results = chosen.decode_batch(requests)
@@ -281,6 +282,13 @@ def test_ctc_has_a_say_in_its_tasks_alone(gated_checkpoint):
 def test_ctc_tasks_are_tokens(gated_checkpoint):
     with pytest.raises(ValueError, match=r"<st_xyz> is not in the token list \(--ctc_tasks\)"):
         load(gated_checkpoint, ctc_weight=0.4, ctc_tasks=["st_xyz"])
+
+
+def test_ctc_rescores_what_it_has_a_weight_for(gated_checkpoint):
+    with pytest.raises(ValueError, match=r"--ctc_weight above 0 \(--ctc_rescoring\)"):
+        load(gated_checkpoint, ctc_weight=0.0, ctc_rescoring=True)
+    with pytest.raises(ValueError, match=r"ESPnet's own, which cannot rescore \(--ctc_rescoring\)"):
+        load(gated_checkpoint, ctc_weight=1.0, ctc_rescoring=True)
 
 
 # -- loading ------------------------------------------------------------------------------------------

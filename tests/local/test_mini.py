@@ -157,6 +157,26 @@ def test_prepared_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert (tmp_path / "data" / prepare.STAMP).stat().st_mtime_ns == stamp, "worked twice"
 
 
+def test_a_large_test_set_shares_no_text_and_changes_no_other_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(prepare.SCALES, "smoke", prepare.Scale(train=6, dev=2, test=2))
+    for large, data in ((0, "without"), (9, "with")):
+        prepare.prepare_mini(tmp_path / data, tmp_path / "audio", scale="smoke", large_test=large)
+    utts = {name: read_data_dir(tmp_path / "with" / name) for name in (*prepare.SETS, prepare.LARGE_TEST)}
+    for name in prepare.SETS:
+        assert read_data_dir(tmp_path / "without" / name) == utts[name]
+    assert not (tmp_path / "without" / prepare.LARGE_TEST).exists()
+    large = utts.pop(prepare.LARGE_TEST)
+    assert 2 * 3 * 6 <= len(large) <= 2 * 3 * 9, "two tasks, three languages; some are too long"
+    assert not {u.text for u in large} & {u.text for name in utts for u in utts[name]}
+    assert {u.spk.partition("_")[2] for u in large} <= set(synth.split_voices().test)
+
+
+def test_a_negative_number_of_sentences_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"0 or more, got -1 \(--large_test\)"):
+        prepare.prepare_mini(tmp_path, tmp_path, scale="smoke", large_test=-1)
+    assert not list(tmp_path.glob("*"))
+
+
 def test_the_seed_decides_the_audio(tmp_path: Path):
     """Same bytes again, also where only some files of an interrupted run are left."""
     items = prepare.draw_items(tmp_path / "a", prepare.Scale(train=4, dev=1, test=1), synth.split_voices(), seed=2)

@@ -2,6 +2,7 @@
 # The embedded corpus: German, French and Italian speech from a synthesiser, recognised and translated into English.
 #   ./run.sh                  from nothing to the table of results on 2 CPU cores
 #   ./run.sh --scale ablation after that: gated fine-tuning with other predictors, and one model for one sparsity
+#   ./run.sh --scale large_test  after that: dense, control and gated model on twelve times as many utterances
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
 #   ./run.sh --scale base     the same corpus, models of OWSM v3.1 base's shape, on one GPU
 # All other options go to s2t.sh (./s2t.sh --help).
@@ -16,6 +17,8 @@ steps() {
 
 # of decoding: intermediate CTC helps in training, nobody asks for its words; FLOPs of every n-th utterance
 measured="--interctc false --measure_nll true --measure_flops true --flops_every"
+# of the recipe's models
+models=(--nbpe 1000 --dense_args "--model_conf ctc_weight=0.5")
 
 # recipe OPTIONS…: the stages of s2t.sh on this corpus
 recipe() {
@@ -62,7 +65,7 @@ scale=full
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --scale) scale=${2:?"--scale needs a value: full, ablation, smoke or base"} && shift 2 ;;
+        --scale) scale=${2:?"--scale needs a value: full, large_test, ablation, smoke or base"} && shift 2 ;;
         *) options+=("$1") && shift ;;
     esac
 done
@@ -70,14 +73,26 @@ done
 case "${scale}" in
     full)
         scale_options=(
-            --nbpe 1000
-            --dense_args "--model_conf ctc_weight=0.5"
+            "${models[@]}"
             --systems "espnet dense control gated fixed random learned dense+ctc control+ctc gated+ctc"
             --sparsities "0.0 0.0,0.5 0.5,0.0 0.7,0.0 0.3,0.5 0.5 0.7"
             --baseline_sparsities "0.0,0.5 0.5 0.7"
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --inference_nj 2 # every system alike: two decoders of one thread each
             --inference_args "${measured} 40"
+        )
+        ;;
+    large_test)
+        # A test set on which a difference of a thousandth of the words can be told from chance; batches, so times mean little.
+        scale_options=(
+            "${models[@]}"
+            --local_data_opts "--scale full --large_test 1500"
+            --test_sets test_large
+            --systems "dense control gated fixed dense+ctc control+ctc gated+ctc"
+            --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
+            --baseline_sparsities "0.0,0.5 0.5 0.7"
+            --inference_nj 2
+            --inference_args "--batch_size 32 ${measured} 500"
         )
         ;;
     ablation)
@@ -140,7 +155,7 @@ case "${scale}" in
             --expdir base/exp
         )
         ;;
-    *) echo "run.sh: --scale must be full, ablation, smoke or base, got '${scale}'" >&2 && exit 2 ;;
+    *) echo "run.sh: --scale must be full, large_test, ablation, smoke or base, got '${scale}'" >&2 && exit 2 ;;
 esac
 
 recipe "${scale_options[@]}" "${options[@]}"
