@@ -47,8 +47,8 @@ LEGEND = f"""\
   that was, mean over utterances.
 - WER in percent over the ASR utterances, BLEU and chrF over the ST utterances; brackets hold
   bootstrap 95 % intervals over utterances.
-- `+ctc`: with CTC in the search, for recognition; `_single`: one model for each sparsity, where
-  `gated` is one for all of them.
+- `+ctc`: with CTC beside the attention decoder, for recognition; `_single`: one model for each
+  sparsity, where `gated` is one for all of them.
 - GFLOPs: measured around the decoding of an utterance, mean over the utterances measured.
 - latency: mean seconds an utterance takes; RTF: total latency over total audio; speed-up: mean
   latency of `{BASELINE}` over that of the row, on the same utterances.
