@@ -92,7 +92,7 @@ case "${scale}" in
             --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --baseline_sparsities "0.0,0.5 0.5 0.7"
             --inference_nj 2
-            --inference_args "--batch_size 32 --interctc false --measure_nll true"
+            --inference_args "--batch_size 32 ${measured} 500"
         )
         ;;
     ablation)
