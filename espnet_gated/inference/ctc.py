@@ -126,7 +126,8 @@ class CTCRescorer:
     def score(
         self, logp: Tensor, frames: Sequence[int], utterances: Sequence[int], hypotheses: Sequence[Sequence[int]]
     ) -> Tensor:
-        """Log-probabilities (N,) of hypotheses, summed over their alignments; −1e10 where no alignment fits.
+        """Log-probabilities (N,) of hypotheses, summed over their alignments; −1e10 where no alignment fits, and for
+        those with a blank among their tokens, as in ESPnet.
 
         Args:
             logp: (U, T, vocab) log-posteriors.
@@ -152,7 +153,8 @@ class CTCRescorer:
             torch.tensor([len(label) for label in labels]),
             reduction="none",
         )
-        return (-loss).clamp_min(LOG_ZERO)
+        silent = torch.tensor([BLANK in tokens for tokens in hypotheses], device=device)  # nobody can say it
+        return (-loss).clamp_min(LOG_ZERO).masked_fill(silent, LOG_ZERO)
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
