@@ -14,6 +14,8 @@ from espnet_gated.data.datadir import DataDirError, Utterance, read_data_dir
 NLL = "nll"
 """Negative log-likelihood of the true words; as a metric followed by the task."""
 BETTER, WORSE, SAME = "better", "worse", "no clear difference"
+LARGE = 2000
+"""Utterances from which on hundredths of WER and BLEU are worth showing."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Comparison:
     @property
     def digits(self) -> int:
         """Behind the point, when its numbers are shown."""
-        return 3 if self.result.metric.startswith(NLL) else 1
+        if self.result.metric.startswith(NLL):
+            return 3
+        return 2 if self.result.n >= LARGE else 1
 
 
 @dataclass

@@ -20,7 +20,6 @@ class Beam:
     max_length: int
     min_length: int
     ended: list[Hypothesis] = field(default_factory=list)
-    steps: int = 0
 
 
 def length_bounds(frames: int, maxlenratio: float, minlenratio: float) -> tuple[int, int]:

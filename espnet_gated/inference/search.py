@@ -331,7 +331,6 @@ class CachedBeamSearch(BatchBeamSearch):
         self._end(state, ended, step)
         running = []
         for u, beam in enumerate(state.beams):
-            beam.steps = step + 1
             best_running = max((host_total[u][w] for w in alive[u]), default=-float("inf"))
             if alive[u] and not rule.done(beam, step, best_running, state.tokens.size(1)):
                 running.append(u)
