@@ -199,7 +199,7 @@ def test_the_gated_model_s_decodings_have_its_name():
         (["--sparsities", "0.0 1.3"], "sparsity must be in [0, 1), got 1.3"),
         (["--sparsities", "0.5,x"], "sparsity must be in [0, 1), got 0.5,x"),
         (["--gated_name", "fixed"], "the name must be gated, or begin so and go on with a-z, 0-9 or _, got 'fixed'"),
-        (["--scale", "huge"], "--scale must be full, large_test, ablation, smoke or base, got 'huge'"),
+        (["--scale", "huge"], "--scale must be full, large_test, seeds, ablation, smoke or base, got 'huge'"),
         (
             ["--stage", "6", "--dense_exp", "nowhere"],
             "no dense model to start from: nowhere/valid.loss.best.pth (stage 5, or --dense_exp)",

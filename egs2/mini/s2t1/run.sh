@@ -2,7 +2,8 @@
 # The embedded corpus: German, French and Italian speech from a synthesiser, recognised and translated into English.
 #   ./run.sh                  from nothing to the table of results on 2 CPU cores
 #   ./run.sh --scale large_test after that: its control and its gated model on twelve times as many utterances
-#   ./run.sh --scale ablation after that: gated fine-tuning with other predictors, and one model for one sparsity
+#   ./run.sh --scale seeds    after both: control and gated model with two other seeds, on that set
+#   ./run.sh --scale ablation after the first: gated fine-tuning with other predictors, and one model for one sparsity
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
 #   ./run.sh --scale base     the same corpus, models of OWSM v3.1 base's shape, on one GPU
 # All other options go to s2t.sh (./s2t.sh --help).
@@ -19,6 +20,18 @@ steps() {
 measured="--interctc false --measure_nll true --measure_flops true --flops_every"
 # of the recipe's models
 models=(--nbpe 1000 --dense_args "--model_conf ctc_weight=0.5")
+
+# Differences of a thousandth of the words can be told from chance here. Decoded in batches: its times are no latencies.
+large_test=(
+    "${models[@]}"
+    --local_data_opts "--scale full --large_test 1500"
+    --test_sets test_large
+    --systems "control gated fixed control+ctc gated+ctc"
+    --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
+    --baseline_sparsities "0.0,0.5 0.5 0.7"
+    --inference_nj 2
+    --inference_args "--batch_size 32 ${measured} 500"
+)
 
 # recipe OPTIONS…: the stages of s2t.sh on this corpus
 recipe() {
@@ -65,7 +78,7 @@ scale=full
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --scale) scale=${2:?"--scale needs a value: full, large_test, ablation, smoke or base"} && shift 2 ;;
+        --scale) scale=${2:?"--scale needs a value: full, large_test, seeds, ablation, smoke or base"} && shift 2 ;;
         *) options+=("$1") && shift ;;
     esac
 done
@@ -83,17 +96,15 @@ case "${scale}" in
         )
         ;;
     large_test)
-        # Differences of a thousandth of the words can be told from chance here. Decoded in batches: its times are no latencies.
-        scale_options=(
-            "${models[@]}"
-            --local_data_opts "--scale full --large_test 1500"
-            --test_sets test_large
-            --systems "control gated fixed control+ctc gated+ctc"
-            --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
-            --baseline_sparsities "0.0,0.5 0.5 0.7"
-            --inference_nj 2
-            --inference_args "--batch_size 32 ${measured} 500"
-        )
+        scale_options=("${large_test[@]}")
+        ;;
+    seeds)
+        # Stage 6 again from the recipe's dense model: how much of a difference between two trainings is chance?
+        for seed in 2 3; do
+            recipe "${large_test[@]}" --systems "control gated control+ctc gated+ctc" --sparsities "0.0 0.0,0.5 0.3,0.5 0.5" \
+                --stage 4 --seed "${seed}" --dense_exp exp/s2t_dense --expdir "seeds/${seed}/exp" "${options[@]}"
+        done
+        exit
         ;;
     ablation)
         all="0.0 0.0,0.5 0.3,0.5 0.5 0.7"
@@ -108,8 +119,8 @@ case "${scale}" in
             published+=" --encoder_conf gating.${option} --decoder_conf gating.${option}"
         done
         see="gating.condition_on"
-        side_by_side features "${all}" 1025 "--encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
-            context "${all}" 1025 "--encoder_conf ${see}=[context,sparsity] --decoder_conf ${see}=[context,sparsity]"
+        side_by_side features "${all}" 1160 "--encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
+            context "${all}" 1160 "--encoder_conf ${see}=[context,sparsity] --decoder_conf ${see}=[context,sparsity]"
         side_by_side one_decoder 0.0,0.5 1025 "${one}=[[0.0,[0.0,0.5],1.0]] ${half}=0.0" \
             one_both 0.5 1295 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]] ${half}=0.5"
         side_by_side published_decoder 0.0,0.5 1175 "${published} ${half}=0.0" published_both 0.5 1175 "${published} ${half}=0.5"
@@ -155,7 +166,7 @@ case "${scale}" in
             --expdir base/exp
         )
         ;;
-    *) echo "run.sh: --scale must be full, large_test, ablation, smoke or base, got '${scale}'" >&2 && exit 2 ;;
+    *) echo "run.sh: --scale must be full, large_test, seeds, ablation, smoke or base, got '${scale}'" >&2 && exit 2 ;;
 esac
 
 recipe "${scale_options[@]}" "${options[@]}"
