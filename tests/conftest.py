@@ -1,8 +1,18 @@
-"""One thread, and one reproducible draw of examples; ``--hypothesis-profile=search`` looks for new ones."""
+"""One thread, and one reproducible draw of examples; ``--hypothesis-profile=search`` looks for new ones.
 
-import pytest
-import torch
-from hypothesis import HealthCheck, settings
+ESPnet's type checks, which take two thirds of every start, are left out here and in the processes that tests start, but
+for the trainings of the mini recipe (tests/test_recipe_smoke.py).
+"""
+
+import os
+
+os.environ.setdefault("ESPNET_GATED_TYPE_CHECKS", "false")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+import espnet_gated  # noqa: E402, F401
 
 torch.set_num_threads(1)
 

@@ -6,6 +6,7 @@ machine that slows down slows all of them.
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import statistics
@@ -22,6 +23,7 @@ from espnet_gated.analysis.memory import PeakMemory, resident_mib
 from espnet_gated.analysis.module_times import gate_prediction_time, module_times, open_share
 from espnet_gated.analysis.shapes import ModelFiles, write_models
 from espnet_gated.inference.baseline import ESPnetBaseline
+from espnet_gated.inference.ctc import rescoring
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
 
@@ -31,6 +33,8 @@ ROW_KEYS = (
     *("speedup_vs_espnet", "speedup_vs_dense", "ideal_speedup_vs_dense"),
 )
 PARTS = {"encoder": (1, 0), "decoder": (0, 1), "both": (1, 1)}
+ONE_PASS = "one_pass"
+"""System: ours with everything open, and CTC in every step (:attr:`Settings.ctc_weight`)."""
 DTYPES = ("float32", "int8", "bfloat16", "float16", "float64")
 
 
@@ -54,6 +58,8 @@ class Settings:
         runs: of each system.
         seed: of weights and audio.
         checkpoint: trained weights instead of random ones.
+        ctc_weight: of CTC in joint decoding. Above 0, ESPnet's CTC scores every step; ours does so in a row of its own
+            (``one_pass``), and in all others scores the hypotheses that end.
     """
 
     arch: str
@@ -69,11 +75,14 @@ class Settings:
     runs: int = 3
     seed: int = 0
     checkpoint: Path | None = None
+    ctc_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "steps", "batch_size", "runs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)} (--{name})")
+        if not 0.0 <= self.ctc_weight < 1.0:
+            raise ValueError(f"ctc_weight must be in [0, 1), got {self.ctc_weight} (--ctc_weight)")
         shortest, longest = self.seconds
         if shortest <= 0:
             raise ValueError(f"seconds must be > 0, got {shortest} (--seconds)")
@@ -167,7 +176,7 @@ def benchmark(
     ]
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         files = write_models(settings.arch, Path(folder), settings.seed, settings.checkpoint)
-        models = _load(settings, files)
+        models = load_models(settings, files)
     results = []
     for now in cases:
         for model, _ in models.values():
@@ -180,14 +189,15 @@ def benchmark(
     return results
 
 
-def _load(settings: Settings, files: ModelFiles) -> dict[str, tuple[Any, float | None]]:
-    """The models (``espnet``, and ours by dtype) and the memory that each took to load and lay out weights, MiB."""
+def load_models(settings: Settings, files: ModelFiles) -> dict[str, tuple[Any, float | None]]:
+    """The models (``espnet``, ours by dtype, ``one_pass``), and the MiB that each took to load and lay out weights."""
     common: dict[str, Any] = {
         "device": settings.device,
         "beam_size": settings.beam_size,
         "maxlenratio": -float(settings.steps),
         "lang_sym": files.language,
         "task_sym": "<asr>",
+        "ctc_weight": settings.ctc_weight,
     }
     makers: dict[str, Any] = {}
     if settings.against_espnet:
@@ -206,7 +216,21 @@ def _load(settings: Settings, files: ModelFiles) -> dict[str, tuple[Any, float |
         gc.collect()
         after = resident_mib(settings.device)
         models[name] = model, None if before is None or after is None else after - before
-    return models
+    return _judged_by_ctc(settings, models) if settings.ctc_weight > 0 else models
+
+
+def _judged_by_ctc(
+    settings: Settings, models: dict[str, tuple[Any, float | None]]
+) -> dict[str, tuple[Any, float | None]]:
+    """Ours with CTC for complete hypotheses; the first of them in every step too (``one_pass``: the same weights)."""
+    found = {name: pair for name, pair in models.items() if name == "espnet"}
+    found[ONE_PASS] = models[settings.dtypes[0]]
+    for dtype in settings.dtypes:
+        one_pass, load_mib = models[dtype]
+        model = copy.copy(one_pass)
+        model.beam_search = rescoring(one_pass.beam_search)
+        found[dtype] = model, load_mib
+    return found
 
 
 def _systems(settings: Settings, models: dict[str, tuple[Any, float | None]]) -> list[System]:
@@ -214,6 +238,9 @@ def _systems(settings: Settings, models: dict[str, tuple[Any, float | None]]) ->
     for name, (model, load_mib) in models.items():
         if name == "espnet":
             systems.append(System("espnet", model.dtype, model, load_mib))
+            continue
+        if name == ONE_PASS:
+            systems.append(System(name, settings.dtypes[0], model, load_mib))
             continue
         systems.append(System("dense", name, model, load_mib))
         for part in settings.parts if name == settings.dtypes[0] else settings.parts[-1:]:
@@ -267,7 +294,7 @@ def _fs(model: Any) -> int:
 
 def _choose(system: System) -> None:
     """Set what the next decode skips: which modules is drawn at random for each utterance, within the budget."""
-    if system.name == "dense":
+    if system.name in ("dense", ONE_PASS):
         system.model.set_sparsity(None, "open")
     elif system.name == "gated":
         system.model.set_sparsity(system.sparsity, "random")
@@ -305,7 +332,7 @@ def _run(settings: Settings, system: System, requests: list[Request], times: Any
     encode_s, search_s, total_s = _seconds(model)
     peak = None if memory.above_mib is None or system.load_mib is None else system.load_mib + memory.above_mib
     ideal = None
-    if system.name != "espnet" and times is not None:
+    if system.name not in ("espnet", ONE_PASS) and times is not None:
         ideal = 1.0 / open_share(times[0], times[1], {name: p.last for name, p in model.predictors().items()})
     return Run(encode_s, 1000.0 * search_s / settings.steps, total_s, peak, gates_s / total_s, ideal)
 

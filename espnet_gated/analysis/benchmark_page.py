@@ -17,7 +17,7 @@ HEADER = (
     *("× ESPnet", "a step × ESPnet", "× dense", "ideal", "of ideal", "gates"),
 )
 BATCH_HEADER = ("system", "precision", "skipped enc / dec", "batch", "s an utterance", "× one by one")
-NAMES = {"espnet": "ESPnet", "dense": "ours", "gated": "ours, gated"}
+NAMES = {"espnet": "ESPnet", "one_pass": "ours, CTC in every step", "dense": "ours", "gated": "ours, gated"}
 EXPLANATION = """\
 Random weights of each shape and random audio; every hypothesis grows for a fixed number of steps, so all systems do
 the same work. The systems take turns in one run; times are medians over the runs, lowest and highest in brackets.
@@ -27,7 +27,8 @@ took no time and all else stayed as it is (each module's share of time measured 
 ideal* how much of it was reached. *gates* is the share of time spent on deciding them. Skipped modules are drawn at
 random for every utterance within its budget. GFLOPs are counted, not computed. Peak memory is what loading and
 decoding added to the process. Where a table says «4 to 10 s», the utterances of a batch are spread evenly over that
-range and each is encoded at its real length; a batch of one is as long as their mean.
+range and each is encoded at its real length; a batch of one is as long as their mean. Where a table says «CTC 0.3», CTC
+has this weight beside attention: ESPnet's scores every step, ours the hypotheses that end, unless a row says otherwise.
 """
 
 
@@ -50,11 +51,12 @@ def markdown_page(runs: Sequence[Measured]) -> str:
 
 def _tables(measured: Measured) -> Iterator[tuple[str, Row, list[Row]]]:
     both = list(zip(measured["rows"], measured["details"], strict=True))
-    steps = measured["settings"]["steps"]
+    steps, ctc = measured["settings"]["steps"], measured["settings"].get("ctc_weight", 0.0)
     for seconds, case in groupby(both, _duration):
         pairs = list(case)
         first = pairs[0][0]
         title = f"{first['arch']}, {seconds} s, beam {first['beam_size']}, {steps} steps, {first['device']}"
+        title += f", CTC {ctc:g}" if ctc else ""
         sizes = sorted({row["batch_size"] for row, _ in pairs})
         for size in sizes:
             some = [_cells(row, detail) for row, detail in pairs if row["batch_size"] == size]

@@ -21,6 +21,7 @@ import torch
 from espnet_gated.analysis.benchmark import DTYPES, PARTS, Settings, benchmark
 from espnet_gated.analysis.benchmark_page import console_table, markdown_page
 from espnet_gated.inference.writer import environment
+from espnet_gated.layers.small_products import computes_bfloat16
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -50,6 +51,13 @@ def get_parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="cpu or cuda")
     add("--runs", type=int, default=3, help="decodes of each system; medians are reported")
     add("--seed", type=int, default=0, help="of weights and audio")
+    add(
+        "--ctc_weight",
+        type=float,
+        default=0.0,
+        help="of joint decoding: ESPnet's CTC scores every step, ours the hypotheses that end, and every step in a row "
+        "of its own",
+    )
     add("--json", type=Path, help="write rows, spread and environment here")
     add("--markdown", type=Path, help="write a page of tables here")
     add("--from_json", type=Path, nargs="+", help="measure nothing: make the page of these files")
@@ -94,10 +102,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         parts=tuple(args.parts),
         against_espnet=args.against == "espnet",
         device=args.device,
-        dtypes=tuple(args.dtype),
+        dtypes=_worthwhile(args.dtype, args.device),
         runs=args.runs,
         seed=args.seed,
         checkpoint=args.checkpoint,
+        ctc_weight=args.ctc_weight,
     )
     results = [result for case in benchmark(settings, seconds, args.batch_size) for result in case]
     return {
@@ -106,6 +115,21 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "rows": [result.row for result in results],
         "details": [{k: v for k, v in asdict(result).items() if k != "row"} for result in results],
     }
+
+
+def _worthwhile(dtypes: Sequence[str], device: str) -> tuple[str, ...]:
+    """Without bfloat16 on a CPU that has no instructions for it, where a run takes hours and measures nothing.
+
+    Raises:
+        ValueError: if nothing is left.
+    """
+    if device != "cpu" or "bfloat16" not in dtypes or computes_bfloat16():
+        return tuple(dtypes)
+    left = tuple(d for d in dtypes if d != "bfloat16")
+    if not left:
+        raise ValueError("this processor has no instructions for bfloat16 (--dtype)")
+    logging.warning("bfloat16 is left out: this processor has no instructions for it")
+    return left
 
 
 def _seconds(text: str) -> tuple[float, float]:

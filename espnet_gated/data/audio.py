@@ -11,14 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 from numpy.typing import NDArray
 
 from espnet_gated.data import ffmpeg
+
+if TYPE_CHECKING:  # torch takes seconds to import: who only looks into data directories does without
+    import torchaudio
 
 Samples = NDArray[np.float32]
 G722_RATE = 16000
@@ -198,6 +200,8 @@ def resample(samples: Samples, rate: int, fs: int, path: str | Path = "") -> Sam
     """Bring ``samples`` (T,) from ``rate`` to ``fs`` Hz; each pair of rates is logged once, naming ``path``."""
     if rate == fs or not len(samples):
         return samples
+    import torch
+
     resampler = _resampler(rate, fs, str(path))
     result: Samples = resampler(torch.from_numpy(np.ascontiguousarray(samples))).numpy()
     return result
@@ -206,6 +210,8 @@ def resample(samples: Samples, rate: int, fs: int, path: str | Path = "") -> Sam
 @lru_cache(maxsize=32)
 def _kernel(rate: int, fs: int) -> torchaudio.transforms.Resample:
     """A filter long enough that nothing audible folds back (torchaudio's equivalent of "kaiser best")."""
+    import torchaudio
+
     return torchaudio.transforms.Resample(
         rate,
         fs,

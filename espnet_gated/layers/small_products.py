@@ -44,6 +44,7 @@ There every layer that is not tiny, the encoder's too, is packed for two or more
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 import sys
 from collections.abc import Sequence
@@ -147,6 +148,11 @@ def _can_pack() -> bool:
     return torch.backends.mkldnn.is_available()
 
 
+def computes_bfloat16() -> bool:
+    """Whether oneDNN finds instructions for bfloat16: AVX-512 or AVX-NE-CONVERT, which Zen 3 and before lack."""
+    return _can_pack() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def lay_out_for_few_rows(part: nn.Module) -> None:
     """Lay out the linear layers of a decoder on a CPU for decoding steps; see the module."""
     for module in part.modules():
@@ -162,10 +168,13 @@ def lay_out_for_many_rows(part: nn.Module) -> None:
 
 
 def pack_bfloat16(model: nn.Module) -> None:
-    """Pack the bfloat16 linear layers of a model on a CPU."""
-    for module in model.modules():
-        if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16 and _can_pack():
-            PackedLinear.pack(module)
+    """Pack the bfloat16 linear layers of a model on a CPU that computes in bfloat16; elsewhere warn of it."""
+    layers = [m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype == torch.bfloat16]
+    if layers and not computes_bfloat16():
+        logging.warning("this processor has no instructions for bfloat16: float32 is many times faster here")
+        return
+    for layer in layers:
+        PackedLinear.pack(layer)
 
 
 def join_projections(attn: nn.Module) -> None:

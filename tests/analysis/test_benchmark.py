@@ -8,11 +8,12 @@ import pytest
 import torch
 from tiny_checkpoint import make_checkpoint
 
-from espnet_gated.analysis.benchmark import ROW_KEYS, Settings
+from espnet_gated.analysis.benchmark import ROW_KEYS, Settings, load_models
 from espnet_gated.analysis.benchmark_page import BATCH_HEADER, HEADER, markdown_page
 from espnet_gated.analysis.memory import PeakMemory, resident_mib
 from espnet_gated.analysis.module_times import Stopwatch, open_share
 from espnet_gated.analysis.shapes import dense_config, find_config, gated_config, token_list, write_models
+from espnet_gated.bin import benchmark as command_line
 from espnet_gated.bin.benchmark import main
 from espnet_gated.data.tokenizer import SpecialTokens
 from espnet_gated.gating.gates import from_values
@@ -20,8 +21,16 @@ from espnet_gated.inference.speech2text import Speech2Text
 from espnet_gated.model import gating_options
 
 
+@pytest.fixture(scope="module", autouse=True)
+def any_processor():
+    """Every precision is measured, however slowly this processor does it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command_line, "computes_bfloat16", lambda: True)
+        yield
+
+
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(tmp_path_factory, any_processor):
     folder = tmp_path_factory.mktemp("benchmark")
     config = make_checkpoint(folder, gated=True).config
     out, page = folder / "made" / "out.json", folder / "made" / "page.md"
@@ -85,6 +94,7 @@ def test_the_page_is_made_of_the_rows(measured, capsys, tmp_path):
         (["--seconds", "0"], "seconds must be > 0, got 0.0 (--seconds)"),
         (["--seconds", "10-4"], "seconds must be SHORTEST-LONGEST, got 10-4 (--seconds)"),
         (["--seconds", "long"], "seconds must be a number or SHORTEST-LONGEST, got 'long' (--seconds)"),
+        (["--ctc_weight", "1"], "ctc_weight must be in [0, 1), got 1.0 (--ctc_weight)"),
         (["--threads", "0"], "threads must be at least 1, got 0 (--threads)"),
         (["--from_json", "nowhere.json"], "nowhere.json"),
     ],
@@ -119,6 +129,45 @@ def test_batches_of_unequal_utterances(tmp_path, monkeypatch):
     for detail in content["details"]:
         del detail["seconds"]  # as files were before
     assert "0.5 s, beam 2, 2 steps, cpu, by batch size" in markdown_page([content])
+
+
+def test_bfloat16_is_left_out_where_the_processor_has_none(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(command_line, "computes_bfloat16", lambda: False)
+    config, out = make_checkpoint(tmp_path, gated=True).config, tmp_path / "out.json"
+    options = "--seconds 0.5 --steps 1 --sparsity 0 --parts both --runs 1 --threads 1 --against none"
+    command = ["--arch", str(config), *options.split(), "--json", str(out), "--dtype", "bfloat16"]
+    assert main([*command, "float32"]) == 0
+    assert [r["dtype"] for r in json.loads(out.read_text(encoding="utf-8"))["rows"]] == ["float32"]
+    assert "bfloat16 is left out" in caplog.text
+    assert main(command) == 1
+    assert "no instructions for bfloat16 (--dtype)" in capsys.readouterr().err
+
+
+def test_ctc_in_every_step_and_at_the_end(tmp_path, capsys):
+    """With a CTC weight ours has a row more, and its others cost less than that."""
+    config, out = make_checkpoint(tmp_path, gated=True).config, tmp_path / "out.json"
+    options = "--seconds 0.5 --beam_size 2 --steps 3 --sparsity 0.5 --parts both --runs 1 --threads 1 --ctc_weight 0.3"
+    assert main(["--arch", str(config), *options.split(), "--dtype", "float32", "int8", "--json", str(out)]) == 0
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert [(r["system"], r["dtype"]) for r in rows] == [
+        *(("espnet", "float32"), ("one_pass", "float32"), ("dense", "float32"), ("gated", "float32")),
+        *(("dense", "int8"), ("gated", "int8")),
+    ]
+    one_pass, dense = rows[1:3]
+    assert one_pass["gflops"] >= dense["gflops"] and one_pass["ideal_speedup_vs_dense"] is None
+    assert one_pass["speedup_vs_dense"] == pytest.approx(dense["total_s"] / one_pass["total_s"])
+    printed = capsys.readouterr().out
+    assert "ours, CTC in every step" in printed and "cpu, CTC 0.3\n" in printed
+
+
+def test_ctc_has_its_say_at_the_end_alone(tmp_path):
+    config = str(make_checkpoint(tmp_path, gated=True).config)
+    models = load_models(Settings(config, steps=3, ctc_weight=0.3), write_models(config, tmp_path, 0, None))
+    one_pass, ours = models["one_pass"][0], models["float32"][0]
+    assert "ctc" in one_pass.beam_search.part_scorers and one_pass.beam_search.rescorer is None
+    assert "ctc" not in ours.beam_search.part_scorers and ours.beam_search.rescorer.weight == 0.3
+    assert ours.s2t_model is one_pass.s2t_model
+    assert models["espnet"][0].beam_search.weights["ctc"] == 0.3
 
 
 def test_int8_needs_a_cpu():
