@@ -143,7 +143,8 @@ train() {
 
 # budget SET OPTIONS…: shares that the gated model skips of a set's utterances
 budget() {
-    run "${gated_exp}/budget.log" '/^(budget: .*|.*thresholds of the learned budget.*)$/p' ${python} -m espnet_gated.bin.budget \
+    ESPNET_GATED_TYPE_CHECKS=${ESPNET_GATED_TYPE_CHECKS:-false} run "${gated_exp}/budget.log" \
+        '/^(budget: .*|.*thresholds of the learned budget.*)$/p' ${python} -m espnet_gated.bin.budget \
         --data_dir "${raw}/$1" --s2t_model_file "${gated_exp}/${inference_s2t_model}" --ngpu "${inference_ngpu}" "${@:2}"
 }
 
