@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from planned_recipe import PlannedRecipe
 
 from local.miniature import PAIRS
 
@@ -87,36 +88,11 @@ def test_the_settings_of_europarl_st(tmp_path):
 
 @pytest.fixture
 def planned(tmp_path):
-    """Runs europarl_st, but its s2t.sh only says what it would do: stages, places and decodings of each call."""
-    place = tmp_path / "egs2" / "europarl_st" / "s2t1"
-    place.mkdir(parents=True)
-    recipe = ROOT / "egs2" / "europarl_st" / "s2t1"
-    for name in ("run.sh", "path.sh", "utils", "conf"):
-        (place / name).symlink_to((recipe / name).resolve())
-    head, found, _ = (recipe / "s2t.sh").read_text(encoding="utf-8").partition("\ndecodings=$(list_decodings)\n")
-    assert found
-    says = [f'echo "{name} ${{{name}}}"' for name in ("stage", "stop_stage", "stats_dir", "dense_exp", "gated_args")]
-    says.append('list_decodings | sed "s/^/decoding /"')
-    (place / "s2t.sh").write_text("\n".join([head, "echo call", *says, "}"]), encoding="utf-8")
-    (place / "s2t.sh").chmod(0o755)
-
-    def plan(*options):
-        exp = place / "exp"
-        exp.mkdir(exist_ok=True)
-        result = subprocess.run([place / "run.sh", *options], capture_output=True, text=True, timeout=60)
-        assert result.returncode == 0, result.stderr
-        calls = []
-        for part in result.stdout.split("call\n")[1:]:
-            lines = [line.partition(" ")[::2] for line in part.splitlines()]
-            decodings = [value.split() for name, value in lines if name == "decoding"]
-            calls.append({name: " ".join(value.split()) for name, value in lines} | {"decodings": decodings})
-        return exp, calls
-
-    return plan
+    return PlannedRecipe(tmp_path, "europarl_st")
 
 
 def test_the_published_setting_trains_a_model_for_each_point(planned):
-    exp, calls = planned("--setting", "published", "--tag", "mine", "--expdir=exp", "--gated_args", "--max_epoch 3")
+    calls = planned.calls("--setting", "published", "--tag", "mine", "--expdir=exp", "--gated_args", "--max_epoch 3")
     one, *singles, last = calls
     assert (one["stage"], one["stop_stage"], last["stage"]) == ("1", "10", "10")
     points = [d[3] for d in one["decodings"] if d[0] == "gated"]
@@ -132,7 +108,7 @@ def test_the_published_setting_trains_a_model_for_each_point(planned):
             f"--max_epoch 3 --encoder_conf gating.target_sparsity={encoder} "
             f"--decoder_conf gating.target_sparsity={decoder}"
         )
-        assert os.readlink(exp.parent / call["stats_dir"]) == "s2t_stats_mine"
+        assert os.readlink(planned.place / call["stats_dir"]) == "s2t_stats_mine"
     folders = [d[4] for call in calls[:-1] for d in call["decodings"]]
     assert len(folders) == len(set(folders))
 
@@ -147,7 +123,7 @@ def test_the_published_setting_trains_a_model_for_each_point(planned):
     ],
 )
 def test_the_published_setting_obeys_the_stages_asked_for(planned, options, stages):
-    _, calls = planned("--setting", "published", "--dense_exp", "elsewhere", *options)
+    calls = planned.calls("--setting", "published", "--dense_exp", "elsewhere", *options)
     assert list(dict.fromkeys((call["stage"], call["stop_stage"]) for call in calls[1:-1])) == stages
     assert {call["dense_exp"] for call in calls} == {"elsewhere"}
 

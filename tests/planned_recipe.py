@@ -1,0 +1,46 @@
+"""What a recipe would do: its run.sh, before an s2t.sh that only says what it was asked for."""
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SAID = "stage stop_stage seed stats_dir dense_exp gated_exp control_exp gated_args test_sets".split()
+
+
+class PlannedRecipe:
+    """A copy of a recipe's folder of links, below ``folder``.
+
+    Attributes:
+        place: the folder that holds run.sh.
+    """
+
+    def __init__(self, folder: Path, recipe: str):
+        self.place = folder / "egs2" / recipe / "s2t1"
+        self.place.mkdir(parents=True)
+        (self.place / "exp").mkdir()
+        original = ROOT / "egs2" / recipe / "s2t1"
+        for name in ("run.sh", "path.sh", "utils", "conf"):
+            (self.place / name).symlink_to((original / name).resolve())
+        head, found, _ = (original / "s2t.sh").read_text(encoding="utf-8").partition("\ndecodings=$(list_decodings)\n")
+        assert found
+        says = [f'says+="{name} ${{{name}}}\n"' for name in SAID]
+        says.append("says+=$(list_decodings | sed 's/^/decoding /')")
+        says.append('echo "call\n${says}"')  # at once: another call may be running beside it
+        (self.place / "s2t.sh").write_text("\n".join([head, "says=", *says, "}"]), encoding="utf-8")
+        (self.place / "s2t.sh").chmod(0o755)
+
+    def calls(self, *options: str) -> list[dict]:
+        """Run it: for each call of s2t.sh what :data:`SAID` names, and the words of each decoding's line."""
+        result = subprocess.run([self.place / "run.sh", *options], capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        found = []
+        for line in result.stdout.splitlines():
+            name, _, value = re.sub(r"^\w+: ", "", line).partition(" ")
+            if name == "call":
+                found.append({"decodings": []})
+            elif name == "decoding":
+                found[-1]["decodings"].append(value.split())
+            else:
+                found[-1][name] = " ".join(value.split())
+        return found

@@ -1,0 +1,55 @@
+"""What the scales of the mini recipe ask of s2t.sh, but for those that tests/test_recipe_smoke.py runs."""
+
+import pytest
+from planned_recipe import PlannedRecipe
+
+ALONE = {("control", "-"), ("gated", "0.0"), ("gated", "0.0,0.5"), ("gated", "0.3,0.5"), ("gated", "0.5")}
+
+
+@pytest.fixture
+def planned(tmp_path):
+    return PlannedRecipe(tmp_path, "mini")
+
+
+def decoded(call):
+    """System, sparsity and set of each decoding."""
+    return {(system, sparsity, dset) for system, _, _, sparsity, _, dset in call["decodings"]}
+
+
+def test_large_test_decodes_what_was_trained(planned):
+    (call,) = planned.calls("--scale", "large_test")
+    assert (call["gated_exp"], call["control_exp"]) == ("exp/s2t_gated", "exp/s2t_control")
+    points = {*ALONE, ("gated", "0.7")}
+    fixed = {("fixed", sparsity) for sparsity in ("0.0,0.5", "0.5", "0.7")}
+    expected = {*points, *fixed, *((f"{system}+ctc", sparsity) for system, sparsity in points)}
+    assert decoded(call) == {(*pair, "test_large") for pair in expected}
+
+
+def test_seeds_train_anew_from_the_dense_model_and_decode_the_large_set(planned):
+    calls = planned.calls("--scale", "seeds")
+    assert [call["seed"] for call in calls] == ["2", "3"]
+    expected = {*ALONE, *((f"{system}+ctc", sparsity) for system, sparsity in ALONE)}
+    for call in calls:
+        assert (call["stage"], call["dense_exp"], call["test_sets"]) == ("4", "exp/s2t_dense", "test_large")
+        own = f"seeds/{call['seed']}/exp"
+        assert {call[name].rpartition("/")[0] for name in ("stats_dir", "gated_exp", "control_exp")} == {own}
+        assert decoded(call) == {(*pair, "test_large") for pair in expected}
+    folders = [line[4] for call in calls for line in call["decodings"]]
+    assert len(folders) == len(set(folders))
+
+
+def test_the_ablation_s_models_have_names_of_their_own_in_the_tables_of_exp(planned):
+    *trainings, last = planned.calls("--scale", "ablation")
+    names = "features context one_decoder one_both published_decoder published_both".split()
+    assert sorted(call["gated_exp"] for call in trainings) == sorted(f"exp/s2t_gated_{name}" for name in names)
+    for call in trainings:
+        name = call["gated_exp"].removeprefix("exp/s2t_")
+        assert {line[0] for line in call["decodings"]} == {name}
+        assert (call["dense_exp"], call["test_sets"]) == ("exp/s2t_dense", "test")
+    assert last["stage"] == "10"
+
+
+@pytest.mark.parametrize("option", [["--seed", "7"], ["--seed=7"]])
+def test_other_options_go_to_s2t(planned, option):
+    (call,) = planned.calls(*option)
+    assert call["seed"] == "7" and len(call["decodings"]) > 20
