@@ -35,10 +35,12 @@ def optimize_for_inference(model: nn.Module) -> None:
     """
     _keep_frontend_in_float32(model)
     on_cpu = all(p.device.type == "cpu" for p in model.parameters())
-    encoder, decoder = getattr(model, "encoder", None), getattr(model, "decoder", None)
+    encoder, decoder, ctc = (getattr(model, name, None) for name in ("encoder", "decoder", "ctc"))
     for stack in (encoder, decoder):
         if stack is not None:
             _fuse(stack)
+    if on_cpu and ctc is not None:
+        lay_out_for_many_rows(ctc)  # 28.8 GFLOPs for 30 s over OWSM's 50,002 tokens
     if isinstance(encoder, GatedEBranchformerEncoder):
         plain = all(type(layer.attn) is MultiHeadedAttention for layer in encoder.encoders)
         encoder.mask_optional = plain and not getattr(encoder, "ctc_trim", False)

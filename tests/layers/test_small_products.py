@@ -4,9 +4,11 @@ import copy
 import pickle
 
 import pytest
+import tiny
 import torch
 from torch import nn
 
+from espnet_gated.inference.optimize import optimize_for_inference
 from espnet_gated.layers import small_products
 from espnet_gated.layers.small_products import PackedLinear, join_projections, lay_out_for_few_rows, pack_bfloat16
 
@@ -95,3 +97,16 @@ def test_joined_projections_are_the_three(part, dtype):
     assert (type(attn.joined.product) is PackedLinear) == (small_products.mkl_is_slow() and dtype == torch.float32)
     attn.half()
     assert not attn.joined.valid
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("intel", [True, False])
+def test_the_output_layer_of_ctc_is_laid_out_like_the_encoder_s(intel, monkeypatch):
+    monkeypatch.setattr(small_products, "_NOT_TINY", 0)
+    monkeypatch.setattr(small_products, "on_intel", lambda: intel)
+    model = tiny.models()[1].eval()
+    x = torch.randn(2, 7, tiny.SIZE)
+    expected = model.ctc.log_softmax(x)
+    optimize_for_inference(model)
+    assert (type(model.ctc.ctc_lo) is PackedLinear) == small_products.mkl_is_slow()
+    assert torch.allclose(model.ctc.log_softmax(x), expected, atol=1e-5)
