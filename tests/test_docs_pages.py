@@ -14,7 +14,7 @@ from espnet_gated import Speech2Text
 
 PAGES = ("swap_names", "stock_espnet", "fine_tune_owsm", "choose_a_sparsity", "read_the_report", "write_a_recipe")
 OWN_TESTS = {"add_an_encoder", "contexts"}  # run by test_docs_<page>.py
-NOT_FOR_USERS = {"design", "experiments", "results_mini", "benchmarks", "benchmarks_gpu", "corpora"}
+NOT_FOR_USERS = {"design", "experiments", "results_mini", "benchmarks", "benchmarks_gpu", "benchmarks_ctc", "corpora"}
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", flags=re.DOTALL)
 
 

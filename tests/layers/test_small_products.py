@@ -104,7 +104,7 @@ def test_joined_projections_are_the_three(part, dtype):
 def test_the_output_layer_of_ctc_is_laid_out_like_the_encoder_s(intel, monkeypatch):
     monkeypatch.setattr(small_products, "_NOT_TINY", 0)
     monkeypatch.setattr(small_products, "on_intel", lambda: intel)
-    model = tiny.models()[1].eval()
+    model = tiny.models()[1].eval().float()
     x = torch.randn(2, 7, tiny.SIZE)
     expected = model.ctc.log_softmax(x)
     optimize_for_inference(model)
