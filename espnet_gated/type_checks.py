@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 TYPE_CHECKS_VARIABLE = "ESPNET_GATED_TYPE_CHECKS"
-"""Environment variable: ``false`` leaves ESPnet's run-time type checks out. The recipes' decodings do: their many short
-processes read a configuration that training has checked."""
+"""Environment variable: ``false`` leaves ESPnet's run-time type checks out. The recipes' decodings and
+measurements of budgets do: their many short processes read a configuration that training has checked."""
 
 
 def leave_out_type_checks() -> None:

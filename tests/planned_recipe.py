@@ -26,21 +26,26 @@ class PlannedRecipe:
         assert found
         says = [f'says+="{name} ${{{name}}}\n"' for name in SAID]
         says.append("says+=$(list_decodings | sed 's/^/decoding /')")
-        says.append('echo "call\n${says}"')  # at once: another call may be running beside it
+        says.append('echo "call\n${says}"')
         (self.place / "s2t.sh").write_text("\n".join([head, "says=", *says, "}"]), encoding="utf-8")
         (self.place / "s2t.sh").chmod(0o755)
 
     def calls(self, *options: str) -> list[dict]:
-        """Run it: for each call of s2t.sh what :data:`SAID` names, and the words of each decoding's line."""
+        """Run it: for each call of s2t.sh what :data:`SAID` names, and the words of each decoding's line.
+
+        Calls that run beside each other are told apart by what stands before their lines (``NAME: ``).
+        """
         result = subprocess.run([self.place / "run.sh", *options], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
-        found = []
+        found: list[dict] = []
+        current: dict[str, dict] = {}
         for line in result.stdout.splitlines():
-            name, _, value = re.sub(r"^\w+: ", "", line).partition(" ")
+            beside, name, value = re.fullmatch(r"(\w+: )?(\S+) ?(.*)", line).groups()
             if name == "call":
-                found.append({"decodings": []})
+                current[beside] = {"decodings": []}
+                found.append(current[beside])
             elif name == "decoding":
-                found[-1]["decodings"].append(value.split())
+                current[beside]["decodings"].append(value.split())
             else:
-                found[-1][name] = " ".join(value.split())
+                current[beside][name] = " ".join(value.split())
         return found

@@ -1,4 +1,4 @@
-"""What the scales of the mini recipe ask of s2t.sh, but for those that tests/test_recipe_smoke.py runs."""
+"""What the scales of the mini recipe ask of s2t.sh; tests/test_recipe_smoke.py runs the smallest."""
 
 import pytest
 from planned_recipe import PlannedRecipe
@@ -39,14 +39,30 @@ def test_seeds_train_anew_from_the_dense_model_and_decode_the_large_set(planned)
 
 
 def test_the_ablation_s_models_have_names_of_their_own_in_the_tables_of_exp(planned):
-    *trainings, last = planned.calls("--scale", "ablation")
+    calls = planned.calls("--scale", "ablation")
+    trainings = [call for call in calls if call["stage"] != "10"]
+    assert len(calls) == len(trainings) + 1  # and the report of all
     names = "features context one_decoder one_both published_decoder published_both".split()
     assert sorted(call["gated_exp"] for call in trainings) == sorted(f"exp/s2t_gated_{name}" for name in names)
     for call in trainings:
         name = call["gated_exp"].removeprefix("exp/s2t_")
         assert {line[0] for line in call["decodings"]} == {name}
         assert (call["dense_exp"], call["test_sets"]) == ("exp/s2t_dense", "test")
-    assert last["stage"] == "10"
+
+
+def test_the_larger_model_decodes_what_the_mini_one_does(planned):
+    (call,) = planned.calls("--scale", "base")
+    assert (call["gated_exp"], call["control_exp"]) == ("base/exp/s2t_gated", "base/exp/s2t_control")
+    points = {*ALONE, ("gated", "0.7"), ("dense", "-")}
+    assert decoded(call) == {(*pair, "test") for pair in points}
+
+
+def test_the_whole_recipe_decodes_all_systems(planned):
+    (call,) = planned.calls()
+    systems = "espnet dense control gated fixed random learned dense+ctc control+ctc gated+ctc".split()
+    assert {line[0] for line in call["decodings"]} == set(systems)
+    folders = [line[4] for line in call["decodings"]]
+    assert len(folders) == len(set(folders))
 
 
 @pytest.mark.parametrize("option", [["--seed", "7"], ["--seed=7"]])

@@ -190,6 +190,24 @@ def test_the_gated_model_s_decodings_have_its_name():
     assert [line[1:] for line in others] == [line[1:] for line in listed]
 
 
+TRAINING_LOG = """
+(trainer:336) INFO: 1/4epoch started
+(trainer:811) INFO: 1epoch:train:301-350batch: iter_time=0.1, loss_ctc=40.3, acc=0.704, loss=26.7, train_time=0.878
+(trainer:811) INFO: 1epoch:train:351-400batch: iter_time=0.1, loss_ctc=36.6, acc=0.720, loss=24.6, train_time=0.895
+(trainer:384) INFO: 1epoch results: [train] iter_time=0.1, loss=24.5, train_time=0.4, total_count=500, [valid] loss=3.4
+(trainer:324) INFO: 2/4epoch started. Estimated time to finish: 22 minutes and 3.4 seconds
+"""
+
+
+def test_a_training_shows_steps_results_and_the_time_left():
+    script = 'eval "$(sed -n "/^epoch_lines=/,/^}.$/p" s2t.sh)"; sed -unE "${epoch_lines}" <<<"$1"'
+    assert bash(script, TRAINING_LOG).stdout.splitlines() == [
+        "1epoch:train:351-400batch: loss=24.6, train_time=0.895",
+        "1epoch results: [train] loss=24.5, train_time=0.4 [valid] loss=3.4",
+        "2/4epoch started. Estimated time to finish: 22 minutes and 3.4 seconds",
+    ]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -21,11 +21,17 @@ pytestmark = [pytest.mark.recipe, pytest.mark.timeout(1800)]
 
 
 def run(place, *options):
+    """With ESPnet's type checks in trainings, as for a user (tests/conftest.py)."""
+    environment = {name: value for name, value in os.environ.items() if name != "ESPNET_GATED_TYPE_CHECKS"}
     dirs = [f"--{name}dir={place / name}" for name in ("data", "dump", "exp")]
     log = place / "run.log"
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
-            [RUN, "--scale", "smoke", *dirs, *options], stdout=stream, stderr=stream, start_new_session=True
+            [RUN, "--scale", "smoke", *dirs, *options],
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            env=environment,
         )
         try:
             code = process.wait(timeout=1500)

@@ -199,6 +199,8 @@ def load_models(settings: Settings, files: ModelFiles) -> dict[str, tuple[Any, f
         "task_sym": "<asr>",
         "ctc_weight": settings.ctc_weight,
     }
+    if settings.ctc_weight > 0 and not files.has_ctc:
+        raise ValueError(f"ctc_weight {settings.ctc_weight} was asked of a model without CTC (--ctc_weight)")
     makers: dict[str, Any] = {}
     if settings.against_espnet:
         # ESPnet's frontend does not run in half precision.

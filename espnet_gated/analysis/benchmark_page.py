@@ -29,6 +29,8 @@ random for every utterance within its budget. GFLOPs are counted, not computed. 
 decoding added to the process. Where a table says «4 to 10 s», the utterances of a batch are spread evenly over that
 range and each is encoded at its real length; a batch of one is as long as their mean. Where a table says «CTC 0.3», CTC
 has this weight beside attention: ESPnet's scores every step, ours the hypotheses that end, unless a row says otherwise.
+CTC's posteriors are made once for an utterance, and their time is spread over its steps; its sums over alignments are
+not among the GFLOPs.
 """
 
 
@@ -46,6 +48,8 @@ def markdown_page(runs: Sequence[Measured]) -> str:
             for title, head, rows in _tables(run):
                 lines += [f"## {title}", "", markdown_table(head, rows, 2), ""]
             lines += [f"`{_command(run)}`", ""]
+            if run.get("left_out"):
+                lines += [f"Left out, as oneDNN takes none on this processor: {', '.join(run['left_out'])}.", ""]
     return "\n".join(lines)
 
 

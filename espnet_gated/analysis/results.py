@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from espnet_gated.analysis.budget_table import read_budgets
 from espnet_gated.analysis.scoring import ALL, META_FILE, SCORE_FILE, write_json
 from espnet_gated.analysis.sparsity_table import sparsity_tables
 from espnet_gated.analysis.table import markdown_table, number, pair_name, text_table, with_interval
+from espnet_gated.machine import cpu_name
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "RESULTS.md"
@@ -208,7 +208,7 @@ def _environment(results: Results) -> str:
     for package in _PACKAGES:
         seen = [v.get(package) for v in versions]
         lines.append(_line(f"{package} version", seen, _installed(package)))
-    lines.append(_line("machine", [_machine(m.get("machine")) for m in metas], _cpu_model()))
+    lines.append(_line("machine", [_machine(m.get("machine")) for m in metas], cpu_name()))
     lines.append(_line("threads", [m.get("threads") for m in metas], None))
     lines.append(_line("decoders side by side", [m.get("processes") for m in metas], None))
     lines.append(_line("checkpoint", [m.get("checkpoint") for m in metas], None))
@@ -344,12 +344,3 @@ def _installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -22,13 +22,15 @@ _NEVER = -1e4
 class ModelFiles:
     """What ``Speech2Text`` loads: both configurations fit the one (dense or gated) checkpoint.
 
-    ``language`` is a token of it that every utterance of the benchmark is said to be in.
+    ``language`` is a token of it that every utterance of the benchmark is said to be in; ``has_ctc``: it has a CTC
+    layer.
     """
 
     dense_config: Path
     gated_config: Path
     checkpoint: Path
     language: str
+    has_ctc: bool
 
 
 def find_config(arch: str) -> Path:
@@ -92,7 +94,8 @@ def write_models(
     tokens = config["token_list"]
     # Without English: as in OWSM, and in the lists of bin/tokenize, the languages stand behind <nospeech>.
     language = "<eng>" if "<eng>" in tokens else tokens[tokens.index("<nospeech>") + 1]
-    files = ModelFiles(folder / "dense.yaml", folder / "gated.yaml", folder / "model.pth", language)
+    has_ctc = (config.get("model_conf") or {}).get("ctc_weight", 0.5) > 0  # ESPnet's default
+    files = ModelFiles(folder / "dense.yaml", folder / "gated.yaml", folder / "model.pth", language, has_ctc)
     for path, content in ((files.dense_config, dense_config(config)), (files.gated_config, gated_config(config))):
         path.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
     if checkpoint is None:

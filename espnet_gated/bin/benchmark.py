@@ -21,7 +21,7 @@ import torch
 from espnet_gated.analysis.benchmark import DTYPES, PARTS, Settings, benchmark
 from espnet_gated.analysis.benchmark_page import console_table, markdown_page
 from espnet_gated.inference.writer import environment
-from espnet_gated.layers.small_products import computes_bfloat16
+from espnet_gated.layers.small_products import takes_bfloat16
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -85,13 +85,14 @@ def main(cmd: Sequence[str] | None = None) -> int:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Run the benchmark: ``environment``, ``settings``, ``rows`` and the ``details`` of each row (spread over runs)."""
+    """Run the benchmark: ``environment``, ``settings``, precisions ``left_out``, ``rows`` and ``details`` (spread)."""
     if args.threads < 1:
         raise ValueError(f"threads must be at least 1, got {args.threads} (--threads)")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {args.device} is not there (--device)")
     torch.set_num_threads(args.threads)
     seconds = [_seconds(text) for text in args.seconds]
+    dtypes = _worthwhile(args.dtype, args.device)
     settings = Settings(
         arch=args.arch,
         seconds=seconds[0],
@@ -102,7 +103,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         parts=tuple(args.parts),
         against_espnet=args.against == "espnet",
         device=args.device,
-        dtypes=_worthwhile(args.dtype, args.device),
+        dtypes=dtypes,
         runs=args.runs,
         seed=args.seed,
         checkpoint=args.checkpoint,
@@ -111,6 +112,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     results = [result for case in benchmark(settings, seconds, args.batch_size) for result in case]
     return {
         "environment": environment(),
+        "left_out": [dtype for dtype in args.dtype if dtype not in dtypes],
         "settings": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(settings).items()},
         "rows": [result.row for result in results],
         "details": [{k: v for k, v in asdict(result).items() if k != "row"} for result in results],
@@ -118,17 +120,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _worthwhile(dtypes: Sequence[str], device: str) -> tuple[str, ...]:
-    """Without bfloat16 on a CPU that has no instructions for it, where a run takes hours and measures nothing.
+    """Without bfloat16 on a CPU whose oneDNN takes none, where a run takes hours and shows nothing.
 
     Raises:
         ValueError: if nothing is left.
     """
-    if device != "cpu" or "bfloat16" not in dtypes or computes_bfloat16():
+    if device != "cpu" or "bfloat16" not in dtypes or takes_bfloat16():
         return tuple(dtypes)
     left = tuple(d for d in dtypes if d != "bfloat16")
     if not left:
-        raise ValueError("this processor has no instructions for bfloat16 (--dtype)")
-    logging.warning("bfloat16 is left out: this processor has no instructions for it")
+        raise ValueError("oneDNN takes no bfloat16 on this processor (--dtype)")
+    logging.warning("bfloat16 is left out: oneDNN takes none on this processor")
     return left
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
-from espnet_gated.inference.writer import cpu_model
+from espnet_gated.machine import cpu_name
 
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
 
@@ -81,12 +81,12 @@ def calibrate(model: Speech2Text, requests: Sequence[Request], checkpoint: str, 
             measured[sparsity].append((time.perf_counter() - start) / seconds)
     rtf = tuple(statistics.median(measured[s]) for s in GRID)
     beam = model.beam_search.beam_size
-    return Calibration(GRID, rtf, cpu_model(), torch.get_num_threads(), beam, checkpoint)
+    return Calibration(GRID, rtf, cpu_name(), torch.get_num_threads(), beam, checkpoint)
 
 
 def load_or_calibrate(path: Path, model: Speech2Text, requests: Sequence[Request], checkpoint: str) -> Calibration:
     """Read a calibration of this machine, checkpoint, threads and beam; measure and keep it if there is none."""
-    here = (cpu_model(), torch.get_num_threads(), model.beam_search.beam_size, checkpoint)
+    here = (cpu_name(), torch.get_num_threads(), model.beam_search.beam_size, checkpoint)
     if path.is_file():
         try:
             known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

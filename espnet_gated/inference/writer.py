@@ -17,6 +17,7 @@ import torch
 from espnet2.fileio.datadir_writer import DatadirWriter
 
 from espnet_gated import __version__
+from espnet_gated.machine import cpu_name
 
 STATS = "decode_stats.jsonl"
 META = "decode_meta.json"
@@ -86,16 +87,7 @@ def environment() -> dict[str, Any]:
             **{name: version(name) for name in ("espnet", "torch")},
             "espnet_gated": __version__,
         },
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
         "threads": torch.get_num_threads(),
         "command": " ".join(sys.argv),
     }
-
-
-def cpu_model() -> str:
-    """Name of the processor."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

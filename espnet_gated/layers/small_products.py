@@ -21,8 +21,8 @@ product       ``F.linear``             other float32 layouts        bfloat16 →
 ============  =======================  ===========================  ========================================
 
 So the output layer is packed by oneDNN, up to :data:`FEW_ROWS` rows, beyond which nothing is gained; layers that do not
-narrow are stored by columns, which costs nothing; in bfloat16 every layer is packed. Names, shapes and the state dict
-stay.
+narrow are stored by columns, which costs nothing; in bfloat16 every layer is packed, where oneDNN takes it. Names,
+shapes and the state dict stay.
 
 On processors that are not Intel's, ``F.linear`` (MKL) is further from what the memory gives. The same on one core of an
 EPYC (Zen 4), rows 1 / 5 / 40, and milliseconds for 750 rows:
@@ -148,8 +148,8 @@ def _can_pack() -> bool:
     return torch.backends.mkldnn.is_available()
 
 
-def computes_bfloat16() -> bool:
-    """Whether oneDNN finds instructions for bfloat16: AVX-512 or AVX-NE-CONVERT, which Zen 3 and before lack."""
+def takes_bfloat16() -> bool:
+    """Whether oneDNN takes bfloat16 here. It wants AVX-512 or AVX-NE-CONVERT; AMD's have them from Zen 4 on."""
     return _can_pack() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -161,17 +161,17 @@ def lay_out_for_few_rows(part: nn.Module) -> None:
 
 
 def lay_out_for_many_rows(part: nn.Module) -> None:
-    """Lay out the float32 linear layers of an encoder on a CPU; see the module."""
+    """Lay out float32 linear layers of many rows (an encoder's, CTC's) on a CPU; see the module."""
     for module in part.modules():
         if type(module) is nn.Linear and _packed_everywhere(module):
             PackedLinear.pack(module, fewest=2)
 
 
 def pack_bfloat16(model: nn.Module) -> None:
-    """Pack the bfloat16 linear layers of a model on a CPU that computes in bfloat16; elsewhere warn of it."""
+    """Pack the bfloat16 linear layers of a model on a CPU whose oneDNN takes them; elsewhere warn of it."""
     layers = [m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype == torch.bfloat16]
-    if layers and not computes_bfloat16():
-        logging.warning("this processor has no instructions for bfloat16: float32 is many times faster here")
+    if layers and not takes_bfloat16():
+        logging.warning("oneDNN takes no bfloat16 on this processor: float32 is many times faster here")
         return
     for layer in layers:
         PackedLinear.pack(layer)
@@ -182,7 +182,7 @@ def join_projections(attn: nn.Module) -> None:
     layers = [getattr(attn, name) for name in ("linear_q", "linear_k", "linear_v")]
     if all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in layers):
         weight = layers[0].weight
-        if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:  # those are packed one by one
+        if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:  # those stay apart
             attn.joined = JoinedLinears(layers)
 
 

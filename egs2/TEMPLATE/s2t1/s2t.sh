@@ -93,9 +93,10 @@ given_dense_exp=${dense_exp}
 : "${dense_exp:=${expdir}/s2t_dense${suffix}}" "${control_args:=${gated_args}}"
 gated_exp="${expdir}/s2t_gated${suffix}"
 control_exp="${expdir}/s2t_control${suffix}"
-# sed script: what is shown of a training while it runs: every hundredth step, the results and the time left by epoch
+# sed script: what is shown of a training while it runs: means of the steps up to every hundredth, where log_interval divides
+# 100; after each epoch its results, and ESPnet's estimate of the time left
 epoch_lines='s/.*INFO: (The training was finished.*|The training was resumed.*|Niter: .*|.*epoch started\. Estimated .*)/\1/p
-/epoch:train:[0-9]+-[0-9]*00batch:/ s/.*INFO: ([^ ]+).*,( loss=[^,]+),.*(, train_time=[^,]+).*/\1\2\3/p
+/epoch:train:[0-9]+-[0-9]*00batch:/ s/.*INFO: ([^ ]+).*,( loss=[^,]+).*(, train_time=[^,]+).*/\1\2\3/p
 /epoch results:/ {
     s/.*INFO: //; s/[a-z_0-9]*=nan, //g; s/(, )?total_count=[0-9]*(, )?/ /g
     s/(iter_time|forward_time|backward_time|optim_step_time|train_time|grad_norm|clip|loss_scale|optim0_lr0)=[^,]*, //gp
