@@ -1,6 +1,7 @@
 # make mini   the embedded recipe: from nothing to the table of results
 # make test   lint, types, shell and tests, with the smoke recipe
 # make bench  speed of decoding, ours and ESPnet's: docs/benchmarks.md (28 minutes on 2 idle cores; see BENCH_SHAPES)
+# make bench_ctc   the same with CTC beside attention, at OWSM base's shape alone: docs/benchmarks_ctc.md
 # make lint   the static checks alone      make lock   resolve requirements.lock anew
 # All of them set up .venv by themselves: Python >= 3.10, gcc, git and make are enough.
 # Another interpreter: make PYTHON=python3.12 …
@@ -8,7 +9,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: mini test bench lint lock venv
+.PHONY: mini test bench bench_ctc lint lock venv
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -32,6 +33,11 @@ bench: $(STAMP)
 	$(BENCH) --arch owsm_v3.1_base --seconds 4-10 --batch_size 1 8 --against none --sparsity 0.5 --parts both \
 		--json $(BENCH_DIR)/batches.json
 	$(BENCH) --from_json $(patsubst %,$(BENCH_DIR)/%.json,$(BENCH_SHAPES) batches) --markdown docs/benchmarks.md
+
+bench_ctc: $(STAMP)
+	$(BENCH) --arch owsm_v3.1_base --dtype float32 int8 --parts both --sparsity 0.5 --json $(BENCH_DIR)/no_ctc.json
+	$(BENCH) --arch owsm_v3.1_base --dtype float32 int8 --parts both --sparsity 0.5 --ctc_weight 0.3 --json $(BENCH_DIR)/ctc.json
+	$(BENCH) --from_json $(BENCH_DIR)/no_ctc.json $(BENCH_DIR)/ctc.json --markdown docs/benchmarks_ctc.md
 
 test: lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
