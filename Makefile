@@ -1,7 +1,7 @@
 # make mini   the embedded recipe: from nothing to the table of results
 # make test   lint, types, shell and tests, with the smoke recipe
 # make bench  speed of decoding, ours and ESPnet's: docs/benchmarks.md (28 minutes on 2 idle cores; see BENCH_SHAPES)
-# make bench_ctc   the same with CTC beside attention, at OWSM base's shape alone: docs/benchmarks_ctc.md
+# make bench_ctc   the same with CTC beside attention, at OWSM base's shape alone: docs/benchmarks_ctc.md (7 minutes)
 # make lint   the static checks alone      make lock   resolve requirements.lock anew
 # All of them set up .venv by themselves: Python >= 3.10, gcc, git and make are enough.
 # Another interpreter: make PYTHON=python3.12 …
