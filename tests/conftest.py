@@ -1,18 +1,12 @@
 """One thread, and one reproducible draw of examples; ``--hypothesis-profile=search`` looks for new ones.
 
-ESPnet's type checks, two thirds of every start, are left out here and in the processes that tests start. The mini
-recipe has them in its trainings, as for a user (tests/test_recipe_smoke.py).
+ESPnet's type checks, two thirds of every start, are on here; of the processes that tests start, only the trainings of
+the mini recipe have them (tests/test_recipe_smoke.py).
 """
 
-import os
-
-os.environ.setdefault("ESPNET_GATED_TYPE_CHECKS", "false")
-
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
-
-import espnet_gated  # noqa: E402, F401 - before anything imports ESPnet
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
 
@@ -20,6 +14,14 @@ COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCh
 settings.register_profile("law", max_examples=25, derandomize=True, **COMMON)
 settings.register_profile("search", max_examples=300, print_blob=True, **COMMON)
 settings.load_profile("law")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processes_without_type_checks():
+    """Not at import: pytest-xdist imports this file before it starts its workers, which would have no checks either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESPNET_GATED_TYPE_CHECKS", "false")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import typeguard
+
+from espnet_gated import type_checks
 
 CODE = """
 import espnet_gated
@@ -21,3 +24,7 @@ def test_type_checks_can_be_left_out(value, errors):
     environment = os.environ | {"ESPNET_GATED_TYPE_CHECKS": value}
     result = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.split() == errors
+
+
+def test_the_tests_themselves_are_checked():
+    assert typeguard.typechecked is not type_checks._as_it_is
