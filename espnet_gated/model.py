@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext, TokenContext, context_of_batch, parse_fields
 from espnet_gated.gating.gates import Gates
-from espnet_gated.gating.loss import logit_variance, sparsity_loss
+from espnet_gated.gating.loss import sparsity_loss
 from espnet_gated.gating.predictor import GatePredictor
 from espnet_gated.gating.targets import TARGETS_PER, parse_joint_targets
 from espnet_gated.passes import FurtherPasses, captured
@@ -56,7 +56,6 @@ class GatedModelMixin(FurtherPasses):
         sparsity_weight: float = 10.0,
         sparsity_warmup: int = 0,
         sparsity_level: str = "utterance",
-        variance_weight: float = 0.0,
         context: Mapping[str, Any] | None = None,
         default_context: Mapping[str, str] | None = None,
         context_dropout: float = 0.1,
@@ -74,13 +73,10 @@ class GatedModelMixin(FurtherPasses):
             sparsity_weight: weight of the sparsity loss.
             sparsity_warmup: updates over which the weight rises to its value.
             sparsity_level: ``utterance`` (each against its own target) or ``batch`` (means).
-            variance_weight: weight of a cost on the variance of the gates' logits between utterances that are asked for
-                the same sparsity: masks that differ must be worth it, as each is trained on fewer utterances.
             context: declared contexts, see :func:`espnet_gated.gating.context.parse_fields`; ``None``: those of the
                 task (S2T: language and task tokens; else none).
             default_context: name → category that stands in where none is known.
-            context_dropout: probability that a context of an utterance is dropped in training, as long as masks are
-                searched: final ones (``gating.freeze_steps``) are those of decoding.
+            context_dropout: probability that a context of an utterance is dropped in training.
             distill_weight: weight of the distillation loss: the posteriors (attention and CTC) of the same model
                 with every gate open teach the gated one. Costs one more forward pass.
             distill_decoders: weight of another: where a batch has several decoder sparsities (``joint_targets``), the
@@ -113,7 +109,6 @@ class GatedModelMixin(FurtherPasses):
         self.sparsity_weight = sparsity_weight
         self.sparsity_warmup = sparsity_warmup
         self.sparsity_level = sparsity_level
-        self.variance_weight = variance_weight
         self.init_passes(
             distill_weight, distill_decoders, distill_decoders_alone, distill_encoder, distill_encoder_share
         )
@@ -232,16 +227,14 @@ class GatedModelMixin(FurtherPasses):
                 loss, stats, weight = super().forward(**batch)
             if self.training:
                 loss = loss + self._taught(student, teacher, stats).to(loss)
-            penalty = self._penalty(stats)
+            penalty = self._sparsity(stats)
         if self.training:
-            loss = loss + penalty.to(loss)
+            loss = loss + self._weight() * penalty.to(loss)
             stats["loss"] = loss.detach()
         return loss, force_gatherable(stats, loss.device), weight
 
-    def _penalty(self, stats: dict[str, Tensor]) -> Tensor:
-        """What the gates of a batch cost, weighted; each part is noted in ``stats``."""
+    def _sparsity(self, stats: dict[str, Tensor]) -> Tensor:
         penalty: Tensor = torch.zeros(())
-        variances: list[Tensor] = []
         for name, predictor in self.gate_predictors().items():
             gates = predictor.last
             if not isinstance(gates, Gates):
@@ -252,13 +245,7 @@ class GatedModelMixin(FurtherPasses):
             stats[f"target_{name}"] = torch.cat([target for _, target in decided]).mean()
             losses = [self._sparsity_of(predictor, *pair) for pair in decided]
             penalty = penalty.to(losses[0]) + sum(losses) / len(losses)
-            variances += [logit_variance(g.logits, target) for g, target in decided if g.soft]
         stats["loss_sparsity"] = penalty.detach()
-        penalty = self._weight() * penalty
-        if self.training and self.variance_weight > 0 and variances:
-            variance = torch.stack(variances).mean()
-            stats["loss_variance"] = variance.detach()
-            penalty = penalty + self.variance_weight * variance
         return penalty
 
     def _sparsity_of(self, predictor: GatePredictor, gates: Gates, target: Tensor) -> Tensor:

@@ -102,29 +102,6 @@ def test_sparsity_is_learned():
     assert (before > 0.25).all() and (after < 0.2).all(), (before, after)
 
 
-def test_masks_that_differ_cost_their_variance_until_they_are_final():
-    gating = {"sampler": "budget", "freeze_steps": 1}
-    model = lively(gating, variance_weight=4.0, sparsity_weight=0.0).train()
-    loss, stats, _ = model(**training_batch())
-    task = model.ctc_weight * stats["loss_ctc"] + (1 - model.ctc_weight) * stats["loss_att"]
-    expected = torch.stack([x.var(0, correction=0).mean() for x in logits_of(model).values()]).mean()
-    assert float(expected) > 0.01
-    torch.testing.assert_close(stats["loss_variance"].squeeze(), expected.detach())
-    torch.testing.assert_close(loss.detach(), task + 4.0 * expected.detach())
-    assert "loss_variance" not in model(**training_batch())[1]
-
-
-def test_a_context_is_dropped_until_masks_are_final():
-    model = lively({"sampler": "budget", "freeze_steps": 3, "noise": [0.0, 0.0]}, context_dropout=0.5).train()
-    torch.manual_seed(0)
-    seen = []
-    for _ in range(6):
-        model(**training_batch())
-        seen.append(logits_of(model)["encoder"])
-    torch.testing.assert_close(seen[3:], [seen[3]] * 3)
-    assert any(not torch.equal(seen[0], x) for x in seen[1:3])
-
-
 def test_the_weight_warms_up():
     model = lively(sparsity_weight=2.0, sparsity_warmup=4).train()
     added = []

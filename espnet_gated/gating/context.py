@@ -227,8 +227,8 @@ class ContextEncoder(torch.nn.Module):
     Args:
         fields: declared contexts.
         size: width of the embedding.
-        dropout: probability that a field of an utterance is dropped (replaced by «unknown») where fields may be, so
-            that decoding without it works.
+        dropout: probability, in training, that a field of an utterance is dropped (replaced by «unknown»),
+            so that decoding without it works.
     """
 
     def __init__(self, fields: Sequence[ContextField], size: int, dropout: float = 0.1):
@@ -244,25 +244,24 @@ class ContextEncoder(torch.nn.Module):
                 self.tables[f.name] = torch.nn.Embedding(len(f.values) + 1, size)
                 torch.nn.init.normal_(self.tables[f.name].weight, std=size**-0.5)
 
-    def forward(self, context: GatingContext | None, like: Tensor, drop: bool = False) -> Tensor:
+    def forward(self, context: GatingContext | None, like: Tensor) -> Tensor:
         """Embed the context.
 
         Args:
             context: the context, or ``None`` (everything unknown).
             like: (B, …) gives batch size, type and device.
-            drop: whether fields may be dropped.
 
         Returns:
             (B, size)
         """
         total = like.new_zeros(like.size(0), self.size)
         for f in self.fields:
-            total = total + self._field(f, context, like, drop)
+            total = total + self._field(f, context, like)
         return total
 
-    def _field(self, f: ContextField, context: GatingContext | None, like: Tensor, drop: bool) -> Tensor:
+    def _field(self, f: ContextField, context: GatingContext | None, like: Tensor) -> Tensor:
         kept = like.new_ones(like.size(0))
-        if drop and self.dropout > 0:
+        if self.training and self.dropout > 0:
             kept = (torch.rand_like(kept) >= self.dropout).to(like)
         if f.kind == "vector":
             vector = None if context is None else context.vectors.get(f.name)

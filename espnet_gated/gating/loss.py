@@ -1,4 +1,4 @@
-"""Losses of the gates: how far a share is from what was asked, and how much masks differ."""
+"""Sparsity loss."""
 
 from torch import Tensor
 
@@ -22,18 +22,3 @@ def sparsity_loss(skipped: Tensor, target: Tensor, level: str = "utterance") -> 
     elif level != "utterance":
         raise ValueError(f"level must be 'utterance' or 'batch', got {level!r}")
     return (gap.abs() + gap.square()).mean()
-
-
-def logit_variance(logits: Tensor, target: Tensor) -> Tensor:
-    """Variance of each module's logit between utterances that are asked for the same share, averaged.
-
-    Args:
-        logits: (B, M).
-        target: (B,) asked share.
-
-    Returns:
-        scalar; 0 where each utterance is asked for a share of its own.
-    """
-    alike = (target[:, None] == target).to(logits)
-    means = alike @ logits / alike.sum(1, keepdim=True)
-    return (logits - means).square().mean()

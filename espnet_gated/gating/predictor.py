@@ -234,7 +234,7 @@ class GatePredictor(torch.nn.Module):
         seen, like = self.config.condition_on, like.to(self.sparsity.weight.dtype)
         known = like.new_zeros(like.size(0), self.config.hidden_units)
         if "context" in seen:
-            known = known + self.context(self.current, like, drop=self.samples)
+            known = known + self.context(self.current, like)
         if "sparsity" in seen:
             known = known + self.sparsity(_hat(sparsity).to(known))
         return known

@@ -115,16 +115,12 @@ case "${scale}" in
         # … and as published: Gumbel-Softmax gates and a sparsity loss for each utterance, nothing else.
         published="--model_conf joint_targets=[] --model_conf targets_per=utterance --model_conf distill_decoders=0.0"
         published+=" --model_conf distill_decoders_alone=false --model_conf distill_encoder=0.0 --encoder_conf gating.module_prior={}"
-        # Masks that cost nothing for differing; a step takes longer by it.
-        free="--model_conf variance_weight=0.0"
-        published+=" ${free}"
         for option in sampler=gumbel anchors=[] prior=0.0 freeze_steps=0 anneal_steps=1400 warmup_steps=400 gate_speed=1.0; do
             published+=" --encoder_conf gating.${option} --decoder_conf gating.${option}"
         done
         see="gating.condition_on"
-        side_by_side free "${all}" 1160 "${free}" mild "${all}" 1160 "--model_conf variance_weight=4.0"
-        side_by_side features "${all}" 1160 "${free} --encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
-            context "${all}" 1160 "${free} --encoder_conf ${see}=[context,sparsity] --decoder_conf ${see}=[context,sparsity]"
+        side_by_side features "${all}" 1160 "--encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
+            context "${all}" 1160 "--encoder_conf ${see}=[context,sparsity] --decoder_conf ${see}=[context,sparsity]"
         side_by_side one_decoder 0.0,0.5 1025 "${one}=[[0.0,[0.0,0.5],1.0]] ${half}=0.0" \
             one_both 0.5 1295 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]] ${half}=0.5"
         side_by_side published_decoder 0.0,0.5 1175 "${published} ${half}=0.0" published_both 0.5 1175 "${published} ${half}=0.5"
