@@ -71,7 +71,7 @@ class GatedModelMixin(FurtherPasses):
 
         Args:
             sparsity_weight: weight of the sparsity loss.
-            sparsity_warmup: updates over which the weight rises to its value.
+            sparsity_warmup: training batches over which the weight rises to its value.
             sparsity_level: ``utterance`` (each against its own target) or ``batch`` (means).
             context: declared contexts, see :func:`espnet_gated.gating.context.parse_fields`; ``None``: those of the
                 task (S2T: language and task tokens; else none).
@@ -95,6 +95,8 @@ class GatedModelMixin(FurtherPasses):
                 one target, most of the modules that their final masks (``gating.freeze_steps``) close are closed for
                 all of them, and are not computed.
         """
+        if not self.gate_predictors():
+            raise ValueError("model: gated needs a gated encoder or decoder (encoder: gated_…, decoder: gated_…)")
         if targets_per not in TARGETS_PER:
             raise ValueError(f"targets_per must be {' or '.join(TARGETS_PER)}, got {targets_per!r}")
         self.targets_per = targets_per

@@ -217,7 +217,8 @@ def captured(model: Any) -> Iterator[dict[str, Any]]:
         if "decoder" not in found and len(inputs) == 4:  # a transducer's has one
             out = _first(result)
             found["decoder_call"] = inputs
-            found["decoder"] = out, ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)
+            real = ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)
+            found["decoder"] = out, real & behind_last(model.sos, inputs[2], real)
 
     handles = [model.encoder.register_forward_hook(keep_encoder, with_kwargs=True)]
     if getattr(model, "decoder", None) is not None:
@@ -227,6 +228,21 @@ def captured(model: Any) -> Iterator[dict[str, Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def behind_last(sos: int, ys: Tensor, real: Tensor) -> Tensor:
+    """Positions from the last ``<sos>`` on: in front of it stands S2T's previous text, which no label trains.
+
+    Args:
+        sos: its id.
+        ys: (B, L) decoder input.
+        real: (B, L), false for padding, which may have the same id.
+
+    Returns:
+        (B, L)
+    """
+    later = ((ys == sos) & real).long().flip(1).cumsum(1).flip(1)
+    return later - ((ys == sos) & real).long() == 0
 
 
 def _first(result: Any) -> Tensor:

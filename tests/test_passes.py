@@ -5,6 +5,7 @@ import torch
 from tiny import models, training_batch
 
 from espnet_gated.gating.targets import parse_joint_targets
+from espnet_gated.passes import behind_last, captured
 
 FINAL = {"target_sparsity": [0.0, 0.7], "freeze_steps": 1, "sampler": "budget", "condition_on": ["sparsity"]}
 
@@ -179,3 +180,23 @@ def test_a_pruned_pass_of_the_shorter_utterances():
 def test_a_teacher_needs_a_pupil():
     with pytest.raises(ValueError, match="distill_decoders needs joint_targets with a list of decoder sparsities"):
         models(FINAL, distill_decoders=1.0, joint_targets=[[0.0, 0.5, 1.0]])
+
+
+def test_nobody_teaches_the_previous_text():
+    """What is compared of a decoder is what the labels train: from ``<sos>`` on, not the previous text in front."""
+    model = models(FINAL)[1].train()
+    batch = training_batch()
+    with captured(model) as found:
+        model(**batch)
+    _, mask = found["decoder"]
+    assert mask.sum(1).tolist() == (batch["text_lengths"] + 1).tolist()
+    previous = int(batch["text_prev_lengths"][0]) + 1
+    assert not mask[0, :previous].any() and mask[0, previous] and mask[1, 0]
+
+
+def test_padding_may_look_like_the_start():
+    ys = torch.tensor([[9, 1, 2, 9, 9], [8, 3, 9, 1, 2]])
+    real = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool()
+    expected = [[True, True, True], [False, False, True, True, True]]
+    found = behind_last(9, ys, real) & real
+    assert [row[: len(e)].tolist() for row, e in zip(found, expected, strict=True)] == expected

@@ -236,3 +236,43 @@ def test_a_recipe_refuses_before_it_starts(tmp_path, args, message):
     assert result.returncode != 0
     assert message in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_initial_checkpoints_are_found_among_options():
+    args = "--lr 3 --init_param a/x.pth:encoder:encoder b.pth --max_epoch 2", "--init_param c.pth:::ctc"
+    result = bash('. utils/trainer_options.sh; initial_files "$1 $2"', *args)
+    assert result.stdout.split() == ["a/x.pth", "b.pth", "c.pth"], result.stderr
+    assert bash('. utils/trainer_options.sh; initial_files "$1"', "--lr 3").stdout == ""
+
+
+DECODE = """
+. utils/steps.sh
+. utils/decoding.sh
+OMP_NUM_THREADS=1 inference_nj=$2 data=$1 python=$1/decoder inference_config=x inference_s2t_model=y seed=1
+decode exp "$1/out" --sparsity 0.5
+"""
+DECODER = """#!/bin/bash
+while [ $# -gt 0 ]; do
+    case $1 in --key_file) keys=$2 ;; --output_dir) out=$2 ;; esac
+    shift
+done
+[ "${keys##*.}" != "${FAIL:-}" ] || exit 9
+mkdir -p "${out}"/{1,2}best_recog
+for n in 1 2; do while read -r key _; do echo "${key} ${n}"; done <"${keys}" >"${out}/${n}best_recog/text"; done
+cp "${out}/1best_recog/text" "${out}/decode_stats.jsonl"
+touch "${out}/decode_meta.json"
+"""
+
+
+def test_a_decoding_that_was_cut_short_leaves_nothing_to_the_next(tmp_path):
+    """It is done again with fewer processes: every utterance is there once, in all of the n-best list."""
+    (tmp_path / "text").write_text("".join(f"u{n} a b\n" for n in range(7)))
+    (tmp_path / "decoder").write_text(DECODER)
+    (tmp_path / "decoder").chmod(0o755)
+    assert bash(f"export FAIL=003\n{DECODE}", tmp_path, 4).returncode == 9
+    result = bash(DECODE, tmp_path, 2)
+    assert result.returncode == 0, result.stderr
+    for name, n in (("1best_recog/text", 1), ("2best_recog/text", 2), ("decode_stats.jsonl", 1)):
+        assert (tmp_path / "out" / name).read_text() == "".join(f"u{i} {n}\n" for i in range(7))
+    result = bash(DECODE, tmp_path, 8)
+    assert result.returncode == 1 and "more processes than utterances" in result.stderr

@@ -8,6 +8,7 @@ from typing import Any
 
 from espnet_gated.analysis.experiment import Decoding, Experiment
 from espnet_gated.analysis.page import Page
+from espnet_gated.analysis.results import TIMED_BY
 
 _LEFT_OUT = ("command", "system", "sparsity_encoder", "sparsity_decoder", "versions")
 
@@ -20,10 +21,7 @@ def environment_section(page: Page, experiment: Experiment) -> None:
         page.table(["setting", "value"], rows, left=1, text=(1,))
     else:
         page.text("The decodings recorded no environment.")
-    machines = {
-        tuple(str(d.decode_meta.get(key)) for key in ("machine", "threads", "processes")) for d in experiment.decodings
-    }
-    if len(machines) > 1:
+    if len({tuple(str(d.decode_meta.get(key)) for key in TIMED_BY) for d in experiment.decodings}) > 1:
         page.text("The systems were timed under different conditions: do not compare their latency.")
     if lines := scoring(experiment.decodings):
         page.heading("Scoring")

@@ -166,7 +166,7 @@ def source_attention_late(view: View) -> Finding:
     decoding = view.middle("decoder")
     curves = position_curves(decoding.stats) if decoding else {}
     if decoding is None or not curves:
-        why = "gates are decided once per utterance, so they do not depend on the position"
+        why = "no gates by token are on record (those decided once per utterance do not depend on the position)"
         return Finding(claim, rule, UNTESTABLE, why)
     bins = np.concatenate(list(curves.values()))
     gap = mean_interval(bins[:, -3:].mean(axis=1) - bins[:, :3].mean(axis=1))

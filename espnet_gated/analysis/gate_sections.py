@@ -177,8 +177,8 @@ def _positions(page: Page, prefix: str, test_set: TestSet, decoding: Decoding | 
     curves = position_curves(decoding.stats) if decoding else {}
     if decoding is None or not curves:
         page.text(
-            "Gates are decided once per utterance in this model, so source attention is open or closed for a whole "
-            "utterance and there is no curve over the position."
+            "No gates by token are on record. Gates that are decided once per utterance open or close source attention "
+            "for all of it, so that there is no curve over the position."
         )
         return
     what = "mean open share of src_attn over layers and utterances in each tenth of the output; band: 95 %"

@@ -23,6 +23,8 @@ from espnet_gated.machine import cpu_name
 RESULTS_FILE = "results.json"
 REPORT_FILE = "RESULTS.md"
 BASELINE = "espnet"
+TIMED_BY = ("machine", "threads", "processes", "device", "batch_size")
+"""What decodings must share for their latencies to be compared."""
 _FIRST = ("espnet", "dense", "control")
 _PACKAGES = ("espnet", "torch", "espnet_gated")
 
@@ -213,7 +215,7 @@ def _environment(results: Results) -> str:
     lines.append(_line("decoders side by side", [m.get("processes") for m in metas], None))
     lines.append(_line("checkpoint", [m.get("checkpoint") for m in metas], None))
     lines.append(_line("seed", [m.get("seed") for m in metas], None))
-    settings = {(_machine(m.get("machine")), str(m.get("threads")), str(m.get("processes"))) for m in metas}
+    settings = {tuple(str(_machine(m.get(key)) if key == "machine" else m.get(key)) for key in TIMED_BY) for m in metas}
     if len(settings) > 1:
         lines.append("- **The systems were timed under different conditions: do not compare their latency.**")
     return "\n".join(["## Environments", *(line for line in lines if line)])

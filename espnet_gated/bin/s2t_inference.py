@@ -47,6 +47,13 @@ MODEL_OPTIONS = (
     *("threshold_probability", "max_seq_len", "max_mask_parallel"),
 )
 
+TIMED_OPTIONS = (
+    *("beam_size", "ctc_weight", "ctc_tasks", "ctc_rescoring", "lm_weight", "ngram_weight", "penalty", "nbest"),
+    *("exact_nbest", "maxlenratio", "minlenratio", "dtype", "quantize_s2t_model", "quantize_dtype", "interctc"),
+    *("pad_to_speech_length", "partial_ar", "budget"),
+)
+"""What a calibration of ``--rtf`` depends on."""
+
 
 def get_parser() -> argparse.ArgumentParser:
     """ESPnet's options, and ours."""
@@ -105,12 +112,6 @@ def build(args: argparse.Namespace) -> Speech2Text | ESPnetBaseline:
     options["quantize_modules"], options["quantize_dtype"] = args.quantize_modules, args.quantize_dtype
     options["interctc"] = args.interctc
     if args.engine == "espnet":
-        if args.sparsity:
-            raise ValueError(f"sparsity {args.sparsity} needs --engine gated (--sparsity)")
-        if args.ctc_tasks is not None:
-            raise ValueError("--ctc_tasks needs --engine gated")
-        if args.ctc_rescoring:
-            raise ValueError("--ctc_rescoring needs --engine gated")
         return ESPnetBaseline(**options)
     if args.model_tag is not None:
         del options["s2t_train_config"], options["s2t_model_file"]
@@ -126,13 +127,58 @@ def build(args: argparse.Namespace) -> Speech2Text | ESPnetBaseline:
     )
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what nobody could carry out.
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed.
+    """
+    for name in ("batch_size", "flops_every", "processes"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(args, name)} (--{name})")
+    previous = [path for path, name, _ in args.data_path_and_name_and_type or [] if name != "speech"]
+    if previous:
+        raise ValueError(f"{previous[0]}: only speech is read here (--data_path_and_name_and_type)")
+    if args.engine != "espnet":
+        return
+    ours = {
+        "sparsity": args.sparsity is not None,
+        "budget": args.budget is not None,
+        "model_tag": args.model_tag is not None,
+        "ctc_tasks": args.ctc_tasks is not None,
+        "ctc_rescoring": args.ctc_rescoring,
+        "pad_to_speech_length": not args.pad_to_speech_length,
+    }
+    for name, given in ours.items():
+        if given:
+            raise ValueError(f"--{name} {getattr(args, name)} needs --engine gated, got --engine espnet")
+
+
+def _usual_sparsity(model: Any, asked: tuple[float | None, float | None]) -> dict[str, float]:
+    """What each stack is asked to skip, by the caller or by the model's default: 0 where it has no gates."""
+    usual = {"encoder": 0.0, "decoder": 0.0}
+    if getattr(model, "is_gated", False):
+        for stack, value in zip(usual, asked, strict=True):
+            if stack in model.predictors():
+                default = model.predictors()[stack].config.default_sparsity
+                usual[stack] = default if value is None else value
+    return usual
+
+
 def _pick_sparsity(args: argparse.Namespace, model: Any, requests: list[Request]) -> float:
     """The sparsity that keeps to ``--rtf`` on this machine."""
     if args.sparsity is not None or not getattr(model, "is_gated", False):
         raise ValueError(f"rtf {args.rtf} needs a gated model and no --sparsity (--rtf)")
     checkpoint = str(args.s2t_model_file or args.model_tag)
     path = Path(args.calibration or f"{checkpoint}.calibration.json")
-    sparsity = load_or_calibrate(path, model, requests, checkpoint).sparsity_for(args.rtf)
+    model.set_sparsity(None, args.budget)
+    weights = Path(checkpoint)
+    options = {name: getattr(args, name) for name in TIMED_OPTIONS} | {
+        "checkpoint": checkpoint,
+        "written": weights.stat().st_mtime if weights.is_file() else None,
+        "device": str(model.device),
+    }
+    sparsity = load_or_calibrate(path, model, requests, options).sparsity_for(args.rtf)
     logging.info("rtf %s: sparsity %s by %s", args.rtf, sparsity, path)
     return sparsity
 
@@ -167,26 +213,33 @@ def with_contexts(request: Request, utt: str, contexts: Mapping[str, Any]) -> Re
 
 def decode(args: argparse.Namespace) -> None:
     """Decode everything and write the decoding directory."""
+    _check_options(args)
     asked = parse_sparsity(args.sparsity)
     items = find_items(args)
+    if not items:
+        raise DecodeInputError(f"{args.key_file or args.data_dir or 'wav.scp'}: no utterance to decode")
     set_all_random_seed(args.seed)
     model = build(args)
+    if args.budget is not None and not getattr(model, "is_gated", False):
+        raise ValueError(f"budget {args.budget} was asked of a dense checkpoint, which has no gates (--budget)")
     fs = int(model.preprocessor_conf["fs"])
     if args.rtf is not None:
         asked = (_pick_sparsity(args, model, [load_request(item, fs) for item in items[:8]]),) * 2
         model.set_sparsity(asked, args.budget)
+    contexts = find_contexts(args, model)
     if args.budget == "fixed":
         model.set_sparsity(asked, "exact")
         everyone = find_items(args, every=True)  # one mask for all, in whatever process they are decoded
-        fix_masks(model, [load_request(item, fs) for item in everyone[:: max(1, len(everyone) // 60)]])
+        some = everyone[:: max(1, len(everyone) // 60)]
+        fix_masks(model, [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in some])
+    sparsity = _usual_sparsity(model, asked)
     common = {
         "engine": args.engine,
         "beam_size": args.beam_size,
-        "batch_size": args.batch_size,
-        "sparsity_encoder": asked[0] or 0.0,
-        "sparsity_decoder": asked[1] or 0.0,
+        "batch_size": args.batch_size if args.engine == "gated" else 1,  # ESPnet decodes one by one
+        "sparsity_encoder": sparsity["encoder"],
+        "sparsity_decoder": sparsity["decoder"],
     }
-    contexts = find_contexts(args, model)
     meta = environment() | common
     meta |= {
         "system": args.system or args.engine,
@@ -294,6 +347,8 @@ def _stats_row(item: Item, args: argparse.Namespace, stats: Any) -> dict[str, An
     for stack in ("encoder", "decoder"):
         row[f"skipped_{stack}"] = stats.skipped.get(stack, 0.0)
         row[f"gates_{stack}"] = stats.gates.get(stack, {})
+        if stack in stats.by_position:
+            row[f"gates_{stack}_by_position"] = stats.by_position[stack]
     return row
 
 

@@ -32,14 +32,15 @@ class GatingConfig:
             budget).
         temperature: start and end, annealed exponentially.
         noise: scale of the budget sampler's noise, start and end, annealed linearly.
-        anneal_steps: training updates until temperature and noise are at their end.
-        warmup_steps: training updates over which the target rises from 0.
+        anneal_steps: training batches until temperature and noise are at their end (with ``accum_grad`` a step of the
+            optimizer takes several).
+        warmup_steps: training batches over which the target rises from 0.
         prior: scale of the logits that fine-tuning starts from: layers far from each other stay, those between them go
             first (:func:`espnet_gated.gating.predictor.spread_layers`); 0: all layers start alike.
         module_prior: what the logits of modules of a name start with beside that, e.g. ``{cgmlp: 0.5}``.
         gate_speed: how fast logits move for a step of the optimizer; below 1, weights adapt to the masks before the
             gates judge which modules these weights need.
-        freeze_steps: training updates after which masks are final: decided as at inference, without a gradient to the
+        freeze_steps: training batches after which masks are final: decided as at inference, without a gradient to the
             predictor, so closed modules cost nothing in training either; 0: never. The features that the predictor
             looks at go on changing with the weights: what hangs on them still moves.
         hidden_units: width of the predictor.
@@ -115,6 +116,11 @@ class GatingConfig:
         for name in ("prior", "freeze_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"gating.{name} must be at least 0, got {getattr(self, name)}")
+        if 0 < self.freeze_steps < self.warmup_steps:
+            raise ValueError(
+                f"gating.freeze_steps must be at least gating.warmup_steps, {self.warmup_steps}: targets would never "
+                f"rise to their end, got {self.freeze_steps}"
+            )
         for name in ("hidden_units", "nominal_length", "nominal_memory"):
             if getattr(self, name) < 1:
                 raise ValueError(f"gating.{name} must be at least 1, got {getattr(self, name)}")

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 UNKNOWN = 0
 """Row of every category table that stands for «unknown» and «dropped»."""
 
+MISSING = -1
+"""In place of a row: the request does not name the field, so that a token may."""
+
 _SPECIAL = re.compile(r"^<[^<>]+>$")
 _TIME = re.compile(r"^<\d+(\.\d+)?>$")
 
@@ -160,6 +163,10 @@ def context_of_requests(
         fields: declared contexts.
         categories, vectors: for each utterance, name → label, name → (size,).
 
+    Returns:
+        the context; its categories are ``MISSING`` where an utterance does not name one that others do
+        (:func:`with_tokens`).
+
     Raises:
         ValueError: for a name that is not declared.
     """
@@ -177,8 +184,17 @@ def context_of_requests(
                 [torch.as_tensor(one[f.name]).float() if f.name in one else missing for one in vectors]
             )
         elif f.kind != "vector" and any(f.name in one for one in categories):
-            rows[f.name] = torch.tensor([f.row(one.get(f.name)) for one in categories])
+            rows[f.name] = torch.tensor([f.row(one[f.name]) if f.name in one else MISSING for one in categories])
     return GatingContext(rows, found)
+
+
+def with_tokens(context: GatingContext, tokens: Mapping[str, Tensor]) -> GatingContext:
+    """The context with what tokens say, field → (B,) rows, for the utterances that name no category themselves."""
+    named = {name: rows.masked_fill(rows == MISSING, UNKNOWN) for name, rows in context.categories.items()}
+    for name, rows in tokens.items():
+        own = context.categories.get(name)
+        named[name] = rows if own is None else torch.where(own == MISSING, rows, own)
+    return replace(context, categories=named)
 
 
 class TokenContext:

@@ -71,11 +71,28 @@ class Tally:
         self._open = {layer: like.new_zeros(utterances, count) for layer, count in layers.items()}
         self._logits = {layer: like.new_zeros(utterances, count) for layer, count in layers.items()}
         self._looks = {layer: like.new_zeros(utterances) for layer in layers}
+        self._tokens: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
 
     def add(self, layer: int, utts: Tensor, opened: Tensor, logits: Tensor, looks: Tensor) -> None:
         """Add a layer's decisions: rows' sums over their tokens (R, m), and their numbers of tokens (R,)."""
         for table, part in ((self._open, opened), (self._logits, logits.detach()), (self._looks, looks)):
             table[layer] = table[layer].index_add(0, utts, part.to(table[layer]))  # autocast may have halved it
+
+    def add_tokens(self, layer: int, utts: Tensor, opened: Tensor) -> None:
+        """Keep a layer's decisions for the next tokens of rows, (R, T, m); an utterance is there until its end."""
+        self._tokens[layer].append((utts, opened))
+
+    def by_position(self, utt: int, start: int = 0) -> dict[str, list[float]]:
+        """Open share of each module at each token of an utterance from ``start`` on, mean over its rows."""
+        found: dict[str, list[float]] = {}
+        for layer, looks in self._tokens.items():
+            rows = [opened[utts == utt] for utts, opened in looks]
+            tokens = [part.float().mean(0) for part in rows if len(part)]
+            if tokens:
+                names = [name for of, name in self.names if of == layer]
+                shares = torch.cat(tokens)[start:].T.tolist()
+                found |= {f"{layer}.{name}": share for name, share in zip(names, shares, strict=True)}
+        return found
 
     def gates(self, soft: bool) -> Gates:
         """Open shares of each utterance and module, as ``Gates`` whose values lie between 0 and 1.
@@ -137,6 +154,8 @@ class Walk:
         weight = values.new_ones(values.shape[:2]) if mask is None else mask.reshape(values.shape[:2]).to(values)
         opened, said = ((part * weight[..., None]).sum(1) for part in (values, logits))
         self._of.tally.add(index, self._of.utts, opened, said, weight.sum(1))
+        if self._of.temperature is None:
+            self._of.tally.add_tokens(index, self._of.utts, values)
 
     def _decide(self, scores: Scores, index: int) -> Tensor:
         """Zeros and ones (B, m) or (B, T, m)."""

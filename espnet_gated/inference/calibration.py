@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,12 @@ class Calibration:
     Attributes:
         sparsities: rising.
         rtf: seconds of decoding per second of audio at each.
-        machine, threads, beam_size, checkpoint: what they hold for.
+        holds_for: machine, threads, checkpoint and options of the decoding: name → value.
     """
 
     sparsities: tuple[float, ...]
     rtf: tuple[float, ...]
-    machine: str
-    threads: int
-    beam_size: int
-    checkpoint: str
+    holds_for: dict[str, Any]
 
     def sparsity_for(self, wanted: float) -> float:
         """The least sparsity whose real-time factor is at most ``wanted`` (linear between the measured points).
@@ -58,16 +56,18 @@ class Calibration:
         )
 
 
-def calibrate(model: Speech2Text, requests: Sequence[Request], checkpoint: str, repeats: int = 3) -> Calibration:
+def calibrate(
+    model: Speech2Text, requests: Sequence[Request], holds_for: Mapping[str, Any], repeats: int = 3
+) -> Calibration:
     """Measure the real-time factor over a grid of sparsities.
 
     The sparsities take turns within each repeat, so that a busy moment of the machine does not fall on one of them;
     medians are kept.
 
     Args:
-        model: gated model; its sparsity is left at the last one measured.
+        model: gated model, with its budget chosen; its sparsity is left at the last one measured.
         requests: utterances to decode (a handful).
-        checkpoint: its name, for the record.
+        holds_for: what the times depend on, for the record.
         repeats: rounds over the grid.
     """
     seconds = sum(len(r.speech) for r in requests) / model.preprocessor_conf["fs"]
@@ -80,13 +80,24 @@ def calibrate(model: Speech2Text, requests: Sequence[Request], checkpoint: str, 
                 model.decode_batch([request])
             measured[sparsity].append((time.perf_counter() - start) / seconds)
     rtf = tuple(statistics.median(measured[s]) for s in GRID)
-    beam = model.beam_search.beam_size
-    return Calibration(GRID, rtf, cpu_name(), torch.get_num_threads(), beam, checkpoint)
+    return Calibration(GRID, rtf, dict(holds_for))
 
 
-def load_or_calibrate(path: Path, model: Speech2Text, requests: Sequence[Request], checkpoint: str) -> Calibration:
-    """Read a calibration of this machine, checkpoint, threads and beam; measure and keep it if there is none."""
-    here = (cpu_name(), torch.get_num_threads(), model.beam_search.beam_size, checkpoint)
+def load_or_calibrate(
+    path: Path, model: Speech2Text, requests: Sequence[Request], options: Mapping[str, Any]
+) -> Calibration:
+    """Read a calibration of this machine and these options; measure and keep it if there is none.
+
+    Args:
+        path: where it is kept.
+        model: gated model, with its budget chosen.
+        requests: utterances to decode (a handful).
+        options: what else the times depend on: checkpoint, device, beam, … (values that JSON knows).
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    here = {"machine": cpu_name(), "threads": torch.get_num_threads(), **options}
     if path.is_file():
         try:
             known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -94,9 +105,11 @@ def load_or_calibrate(path: Path, model: Speech2Text, requests: Sequence[Request
             found = Calibration(**points, **known)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a calibration ({error}); delete it to measure anew") from None
-        if (found.machine, found.threads, found.beam_size, found.checkpoint) == here:
+        if found.holds_for == here:
             return found
-    found = calibrate(model, requests, checkpoint)
+    found = calibrate(model, requests, here)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # other processes may be at it too
+    unfinished.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
     return found

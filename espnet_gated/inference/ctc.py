@@ -193,5 +193,7 @@ def without_ctc(search: Any) -> Any:
         return search
     other = _without_scorer(search)
     weights = search.weights
+    if "decoder" not in search.scorers:
+        raise ValueError("with ctc_weight 1.0 there is no decoder for the other tasks (--ctc_tasks)")
     other.weights = {**weights, "decoder": weights["decoder"] + weights["ctc"], "ctc": 0.0}
     return other

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_gated.gating.context import GatingContext, context_of_requests
+from espnet_gated.gating.context import GatingContext, context_of_requests, with_tokens
 from espnet_gated.gating.predictor import GatePredictor
 from espnet_gated.inference.optimize import HALF
 from espnet_gated.inference.request import Request, Speech
@@ -63,7 +63,7 @@ class EncodesRequests:
     @property
     def is_gated(self) -> bool:
         """Whether the checkpoint has trained gates (a dense one stays open)."""
-        return hasattr(self.s2t_model, "set_sparsity")
+        return hasattr(self.s2t_model, "set_sparsity") and bool(self.s2t_model.gate_predictors())
 
     @torch.no_grad()
     def begin(self, requests: Sequence[Request]) -> Iterator[tuple[list[int], list[list[int]], Tensor]]:
@@ -162,7 +162,7 @@ class EncodesRequests:
             return None
         longest = max(map(len, primers))
         padded = torch.tensor([p + [-1] * (longest - len(p)) for p in primers])
-        return replace(context, categories={**self.s2t_model.token_context.from_primer(padded), **context.categories})
+        return with_tokens(context, self.s2t_model.token_context.from_primer(padded))
 
     def _see(self, context: GatingContext | None, rows: Sequence[int]) -> None:
         """Let the predictors see the contexts of some utterances."""

@@ -42,6 +42,8 @@ class DecodeStats:
         steps: length of the search in tokens.
         gates: stack → module name (``0.attn``) → 1 open, 0 closed.
         skipped: stack → share of the gated cost that was skipped.
+        by_position: stack → module name → open share at each output position, over the hypotheses that were extended
+            there; only of stacks whose gates differ by token.
     """
 
     seconds: float
@@ -50,3 +52,4 @@ class DecodeStats:
     steps: int
     gates: dict[str, dict[str, float]]
     skipped: dict[str, float]
+    by_position: dict[str, dict[str, list[float]]] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,21 @@ from espnet_gated.pretrained import model_files
 from espnet_gated.twin import gate_in_place, load_weights
 
 Result = list[tuple[str | None, list[str], list[int], str | None, Hypothesis]]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a predictor decided for an utterance.
+
+    Attributes:
+        gates: of its batch.
+        row: the utterance's.
+        by_position: module name → open share at each output position, where gates differ by token.
+    """
+
+    gates: Gates
+    row: int
+    by_position: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
@@ -97,8 +113,9 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         if not interctc:
             leave_out_interctc(self.s2t_model.encoder)
         self._gate(quantize_s2t_model, quantize_modules or ["Linear"], quantize_dtype)
-        self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest, ctc_rescoring)
         self.ctc_tasks = None if ctc_tasks is None else {self._task_token(task) for task in ctc_tasks}
+        self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest, ctc_rescoring)
+        self._budget: str | None = None
         self.set_sparsity(sparsity, budget)
 
     # -- set-up -----------------------------------------------------------------------------------
@@ -120,7 +137,8 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         if not self.partial_ar and CachedBeamSearch.suits(search):
             search.__class__ = CachedBeamSearch
             search.exact_nbest = exact_nbest
-        self._search_without_ctc = without_ctc(search)
+        if self.ctc_tasks is not None:
+            self._search_without_ctc = without_ctc(search)
         if not ctc_rescoring:
             return
         if ctc is None:
@@ -148,13 +166,18 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
     ) -> None:
         """Choose what the next utterances skip; see ``__init__``.
 
+        Args:
+            sparsity: as in ``__init__``.
+            budget: ``None`` keeps the one chosen last (at first the model's default).
+
         Raises:
             ValueError: if a sparsity is outside [0, 1), or asked of a dense checkpoint.
         """
         encoder, decoder = sparsity if isinstance(sparsity, tuple) else parse_sparsity(sparsity)
+        self._budget = budget or self._budget
         if self.is_gated:
             # A fixed mask does not exist yet: it is made by espnet_gated.inference.static_mask.
-            self.s2t_model.set_sparsity(encoder, decoder, None if budget == "fixed" else budget)
+            self.s2t_model.set_sparsity(encoder, decoder, None if self._budget == "fixed" else self._budget)
             self._warn_of_thresholds()
         elif encoder or decoder:
             raise ValueError(f"sparsity {sparsity} was asked of a dense checkpoint, which has no gates (--sparsity)")
@@ -186,7 +209,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         """Decode one utterance. Arguments and result as in ESPnet.
 
         Args:
-            sparsity: for this utterance and the next ones; ``None`` keeps what is set.
+            sparsity: for this utterance and the next ones, kept by the budget that is set; ``None`` keeps what is set.
         """
         if sparsity is not None:
             self.set_sparsity(sparsity)
@@ -224,7 +247,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         middle = time.perf_counter()
         results: list[Any] = [None] * len(requests)
         steps = [0] * len(requests)
-        gates: list[dict[str, tuple[Gates, int]]] = [dict(e.gates) for e in encoded]
+        gates = [{stack: Decided(*decided) for stack, decided in e.gates.items()} for e in encoded]
         for group in groups_of([(len(p), self._search_for(p) is self.beam_search) for p in primers]):
             hyps = self._search([encoded[i] for i in group], [primers[i] for i in group], context, gates, group)
             for i, found in zip(group, hyps, strict=True):
@@ -238,8 +261,9 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
                 encode_s=(middle - start) * share,
                 search_s=(end - middle) * share,
                 steps=steps[i],
-                gates={stack: _gate_table(g, row) for stack, (g, row) in gates[i].items()},
-                skipped={stack: float(g.skipped()[row]) for stack, (g, row) in gates[i].items()},
+                gates={stack: _gate_table(d.gates, d.row) for stack, d in gates[i].items()},
+                skipped={stack: float(d.gates.skipped()[d.row]) for stack, d in gates[i].items()},
+                by_position={stack: d.by_position for stack, d in gates[i].items() if d.by_position},
             )
             for i, r in enumerate(requests)
         ]
@@ -292,7 +316,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         encoded: list[Encoded],
         primers: list[list[int]],
         context: GatingContext | None,
-        gates: list[dict[str, tuple[Gates, int]]],
+        gates: list[dict[str, Decided]],
         group: list[int],
     ) -> list[list[Hypothesis]]:
         self._see(context, group)
@@ -301,10 +325,11 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
             memory = torch.nn.utils.rnn.pad_sequence([e.memory for e in encoded], batch_first=True)
             lengths = [e.memory.size(0) for e in encoded]
             found = search.search_batch(memory, lengths, primers, self.maxlenratio, self.minlenratio)
-            decided = self.predictors()["decoder"].last
+            decoder = self.predictors()["decoder"]
+            decided = decoder.last
             assert decided is not None
             for row, i in enumerate(group):
-                gates[i]["decoder"] = (decided, row)
+                gates[i]["decoder"] = Decided(decided, row, decoder.by_position(row, len(primers[row]) - 1))
             return found
         found = []
         for row, (e, primer) in enumerate(zip(encoded, primers, strict=True)):
@@ -316,7 +341,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
             found.append(search(x=e.memory, maxlenratio=self.maxlenratio, minlenratio=self.minlenratio))
             predictor = self.predictors().get("decoder")
             if predictor is not None and predictor.last is not None:
-                gates[group[row]]["decoder"] = (predictor.last, 0)
+                gates[group[row]]["decoder"] = Decided(predictor.last, 0, predictor.by_position(0, len(primer) - 1))
         return found
 
     def _result(self, hyps: list[Hypothesis], encoded: Encoded) -> Any:

@@ -190,7 +190,7 @@ def test_page_says_what_was_measured(made):
         "gated against control (WER 16.7, BLEU 23.3, 10.00 GFLOPs, 1000 ms)",
         "gated beats fixed at the same sparsity by more than the 95 % interval in 2 of 2 comparisons: "
         "WER at 0/0.5, BLEU at 0/0.5.",
-        "Gates are decided once per utterance in this model",
+        "No gates by token are on record",
         "ASR and ST differ clearly in the open share of 6 of 8 modules.",
         "gated: WER (%) and BLEU by what is pruned (change against control) pruned sparsity WER all BLEU all control -",
         "both 0.7 50.0 (+200.0 %) −10.0 (−33.3)",

@@ -12,6 +12,7 @@ from tiny_checkpoint import FS, make_checkpoint, make_data_dir, wave
 
 from espnet_gated.__main__ import main as launch
 from espnet_gated.bin import s2t_inference
+from espnet_gated.inference import calibration
 from espnet_gated.inference.audio import Item
 
 FILES = {"text", "token", "token_int", "score", "text_nospecial"}
@@ -220,7 +221,7 @@ def test_checkpoint_of_another_shape(gated_checkpoint, own_data, tmp_path, capsy
 
 @pytest.mark.parametrize("change", ["unknown", "missing", "garbage", "list", "absent"])
 def test_checkpoint_that_is_none(gated_checkpoint, own_data, tmp_path, capsys, change):
-    state = torch.load(gated_checkpoint.weights)
+    state = torch.load(gated_checkpoint.weights, weights_only=True)
     name = "encoder.encoders.0.attn.linear_q.weight"
     path, words = tmp_path / "weights.pth", [name]
     if change == "unknown":
@@ -291,3 +292,78 @@ def test_a_failed_run_leaves_earlier_results_alone(gated_checkpoint, own_data, t
     assert run(gated_checkpoint, out, data_dir=own_data) == 1
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     assert [p.name for p in tmp_path.iterdir() if "decode" in p.name] == ["decode"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": -1}, "batch_size must be at least 1, got -1 (--batch_size)"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0 (--batch_size)"),
+        ({"flops_every": 0, "measure_flops": "true"}, "flops_every must be at least 1, got 0 (--flops_every)"),
+        ({"data_path_and_name_and_type": "x/text.prev,text_prev,text"}, "x/text.prev: only speech is read here"),
+        ({"engine": "espnet", "budget": "fixed"}, "--budget fixed needs --engine gated, got --engine espnet"),
+        ({"engine": "espnet", "sparsity": 0.5}, "--sparsity 0.5 needs --engine gated, got --engine espnet"),
+        ({"engine": "espnet", "pad_to_speech_length": "false"}, "--pad_to_speech_length False needs --engine gated"),
+        ({"budget": "random"}, "budget random was asked of a dense checkpoint, which has no gates (--budget)"),
+    ],
+)
+def test_what_nobody_could_carry_out(dense_checkpoint, own_data, tmp_path, capsys, options, message):
+    out = tmp_path / "decode"
+    assert_refused(capsys, out, run(dense_checkpoint, out, data_dir=own_data, **options), message)
+
+
+def test_nothing_to_decode(gated_checkpoint, own_data, tmp_path, capsys):
+    keys = tmp_path / "keys"
+    keys.write_text("", encoding="utf-8")
+    out = tmp_path / "decode"
+    code = run(gated_checkpoint, out, data_dir=own_data, key_file=keys)
+    assert_refused(capsys, out, code, f"{keys}: no utterance to decode")
+
+
+def test_the_usual_sparsity_is_what_was_asked_for(gated_checkpoint, data_dir, tmp_path):
+    """Nobody names one: the model's own, trained for 0.5, is on record."""
+    assert run(gated_checkpoint, tmp_path / "decode", data_dir=data_dir) == 0
+    for row in stats_of(tmp_path / "decode").values():
+        assert (row["sparsity_encoder"], row["sparsity_decoder"]) == (0.5, 0.5)
+        assert row["skipped_encoder"] > 0.4
+
+
+def test_a_wish_in_time(gated_checkpoint, data_dir, tmp_path, monkeypatch, capsys):
+    """Measured once for what it holds for, and anew for another beam or other weights."""
+    measured = []
+    real = calibration.calibrate
+
+    def counted(*args, **options):
+        measured.append(real(*args, **options, repeats=1))
+        return measured[-1]
+
+    monkeypatch.setattr(calibration, "calibrate", counted)
+    file = tmp_path / "calibration.json"
+
+    def wish(rtf=1000.0, **options):
+        options = {"data_dir": data_dir, "rtf": rtf, "calibration": file, "maxlenratio": -2} | options
+        return run(gated_checkpoint, tmp_path / "decode", **options)
+
+    assert wish() == 0 and len(measured) == 1
+    assert {row["sparsity_decoder"] for row in stats_of(tmp_path / "decode").values()} == {0.0}
+    assert wish() == 0 and len(measured) == 1
+    assert wish(beam_size=1) == 0 and len(measured) == 2
+    assert wish(beam_size=1, budget="random") == 0 and len(measured) == 3
+    assert measured[-1].holds_for["budget"] == "random" and measured[-1].holds_for["device"] == "cpu"
+    assert list(tmp_path.glob("calibration.json*")) == [file]
+    assert wish(1e-9) == 1 and "out of reach: at sparsity 0.9" in capsys.readouterr().err
+    file.write_text("[]", encoding="utf-8")
+    assert wish() == 1 and f"{file}: not a calibration" in capsys.readouterr().err
+
+
+def test_the_least_sparsity_that_is_fast_enough():
+    found = calibration.Calibration((0.0, 0.4, 0.8), (0.10, 0.06, 0.02), {})
+    assert found.sparsity_for(0.2) == 0.0
+    assert found.sparsity_for(0.08) == pytest.approx(0.2)
+    assert found.sparsity_for(0.02) == pytest.approx(0.8)
+    noisy = calibration.Calibration((0.0, 0.4, 0.8), (0.10, 0.04, 0.06), {})
+    assert noisy.sparsity_for(0.06) == pytest.approx(0.4)  # what one can rely on from there upwards
+    with pytest.raises(ValueError, match=r"rtf 0.01 is out of reach: at sparsity 0.8 this machine needs 0.02"):
+        found.sparsity_for(0.01)
+    with pytest.raises(ValueError, match=r"rtf must be above 0, got 0 \(--rtf\)"):
+        found.sparsity_for(0)

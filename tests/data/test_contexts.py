@@ -17,7 +17,7 @@ from espnet_gated.data.contexts import (
     read_contexts,
     write_vectors,
 )
-from espnet_gated.gating.context import context_of_batch, context_of_requests, parse_fields
+from espnet_gated.gating.context import MISSING, context_of_batch, context_of_requests, parse_fields, with_tokens
 
 FIELDS = parse_fields({"speaker": {"vector": 2}, "device": {"category": ["phone", "Gerät"]}})
 
@@ -73,7 +73,8 @@ def test_requests_may_lack_any() -> None:
     context = context_of_requests(
         FIELDS, [{"device": "phone"}, {}, {"device": "radio"}], [{}, {"speaker": np.ones(2)}, {}]
     )
-    assert context.categories["device"].tolist() == [1, 0, 0]
+    assert context.categories["device"].tolist() == [1, MISSING, 0]
+    assert with_tokens(context, {}).categories["device"].tolist() == [1, 0, 0]
     assert torch.equal(context.vectors["speaker"].isnan().any(-1), torch.tensor([True, False, True]))
     nothing = context_of_requests(FIELDS, [{}], [{}])
     assert not nothing.categories and not nothing.vectors

@@ -31,6 +31,10 @@ BAD = {
     "module_priors": ({"module_prior": {"attn": "high"}}, r"gating.module_prior takes .*, got \{'attn': 'high'\}"),
     "gate_speed": ({"gate_speed": 0}, "gating.gate_speed must be > 0, got 0"),
     "freeze_steps": ({"freeze_steps": -1}, "gating.freeze_steps must be at least 0, got -1"),
+    "frozen ramp": (
+        {"freeze_steps": 5, "warmup_steps": 10},
+        "gating.freeze_steps must be at least gating.warmup_steps, 10: .*, got 5",
+    ),
     "hidden_units": ({"hidden_units": 0}, "gating.hidden_units must be at least 1, got 0"),
     "nominal_length": ({"nominal_length": 0}, "gating.nominal_length must be at least 1, got 0"),
     "nominal_memory": ({"nominal_memory": -5}, "gating.nominal_memory must be at least 1, got -5"),

@@ -71,3 +71,24 @@ def test_a_fixed_mask_of_average_logits(checkpoint):
     model.decode_batch(REQUESTS[2:])
     for stack, mask in masks.items():
         assert list(model.stats[0].gates[stack].values()) == [float(v) for v in mask]
+
+
+def test_gates_by_position(checkpoint):
+    """Of each output position, over the hypotheses extended there; their mean is what the table says."""
+    model = load(checkpoint, sparsity=0.5, budget="learned", beam_size=1, maxlenratio=-6)
+    model.decode_batch(REQUESTS)
+    together = [stat.by_position for stat in model.stats]
+    for request, positions in zip(REQUESTS, together, strict=True):
+        model.decode_batch([request])
+        assert list(positions) == ["decoder"]
+        (stat,) = model.stats
+        primer = len(model._primer(request))
+        steps = min(stat.steps, 6)  # the end that comes with the last allowed token costs none
+        for module, shares in positions["decoder"].items():
+            assert shares == stat.by_position["decoder"][module]
+            assert len(shares) == steps and set(shares) <= {0.0, 1.0}
+            all_tokens = model.predictors()["decoder"].by_position(0)[module]
+            assert len(all_tokens) == steps + primer - 1
+            assert stat.gates["decoder"][module] == pytest.approx(sum(all_tokens) / len(all_tokens))
+    shares = {s for p in together for module in p["decoder"].values() for s in module}
+    assert shares == {0.0, 1.0}

@@ -32,7 +32,7 @@ def gated(gated_checkpoint):
 
 @pytest.fixture(autouse=True)
 def default_sparsity(gated):
-    gated.set_sparsity()
+    gated.set_sparsity(None, "exact")
     gated.pad_to_speech_length = True
 
 
@@ -323,3 +323,35 @@ def test_missing_files_are_named(gated_checkpoint, cls):
     paths[cls] = gated_checkpoint.folder / "nowhere"
     with pytest.raises(ValueError, match="nowhere: no such file"):
         Speech2Text(paths["config"], paths["weights"])
+
+
+def test_another_sparsity_keeps_the_budget(gated_checkpoint):
+    model = load(gated_checkpoint, sparsity=0.3, budget="random")
+    model(wave(0.5), sparsity=0.5)
+    for predictor in model.predictors().values():
+        assert (predictor.policy.sparsity, predictor.policy.budget) == (0.5, "random")
+    model.set_sparsity(0.4, "exact")
+    model.set_sparsity(0.6)
+    assert {p.policy.budget for p in model.predictors().values()} == {"exact"}
+
+
+def test_a_category_of_one_request_leaves_the_tokens_of_others_alone(gated_checkpoint):
+    """Law 3 for contexts: a batch is its rows."""
+    model = load(gated_checkpoint, sparsity=0.5)
+    requests = [Request(wave(0.5), "<deu>", "<asr>", categories={"lang": "eng"}), Request(wave(0.5), "<ita>", "<asr>")]
+    primers = [model._primer(r) for r in requests]
+    together = model._context(requests, primers)
+    for row, (request, primer) in enumerate(zip(requests, primers, strict=True)):
+        alone = model._context([request], [primer])
+        assert {name: int(rows[row]) for name, rows in together.categories.items()} == {
+            name: int(rows) for name, rows in alone.categories.items()
+        }
+    lang = {f.name: f for f in model.s2t_model.context_fields}["lang"]
+    assert together.categories["lang"].tolist() == [lang.row("eng"), lang.row("ita")]
+
+
+def test_other_tasks_need_a_decoder(gated_checkpoint):
+    with pytest.raises(
+        ValueError, match=r"with ctc_weight 1.0 there is no decoder for the other tasks \(--ctc_tasks\)"
+    ):
+        load(gated_checkpoint, ctc_weight=1.0, ctc_tasks=["asr"])

@@ -87,6 +87,8 @@ done
 suffix=${tag:+_${tag}}
 raw="${dumpdir}/raw"
 given_token_dir=${token_dir}
+given_tokens=()
+[ -z "${token_dir}" ] || given_tokens=("${token_dir}/tokens.txt" "${token_dir}/bpe.model")
 : "${token_dir:=${dumpdir}/token_list/bpe${nbpe}}"
 stats_dir="${expdir}/s2t_stats${suffix}"
 given_dense_exp=${dense_exp}
@@ -117,7 +119,7 @@ check() {
 
 # train PROCESSES DIR CONFIG INIT_PARAM ARGS: one training with ESPnet's trainer, resumed where it stopped.
 train() {
-    local processes=$1 dir=$2 config=$3 init=$4 args=$5 shapes launcher=(-m espnet_gated -m)
+    local processes=$1 dir=$2 config=$3 init=$4 args=$5 shapes initial launcher=(-m espnet_gated -m)
     [ "${ngpu}" -gt 0 ] || launcher=(-m espnet_gated.bin.cpu_train --processes "${processes}")
     local -x ESPNET_GATED_MATMUL_PRECISION=${matmul_precision}
     # glibc otherwise gives memory back to the system, and asks for it again, at every step.
@@ -126,8 +128,9 @@ train() {
     local -x OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
     [ -f "${stats_dir}/.stats.done" ] || die "no statistics of the features in ${stats_dir} (stage 4)"
     shapes=$(shape_options "${config}" "${s2t_args} ${args}")
+    mapfile -t initial < <(initial_files "${s2t_args} ${args}")
     if begin --aside "${dir}" train "${config}" "${s2t_args}" "${args}" "${seed}" "${matmul_precision}" \
-        "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done"}; then
+        "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done"} "${initial[@]}" "${given_tokens[@]}"; then
         log "Training ${dir} (log: ${dir}/train.log)"
         # shellcheck disable=SC2046,SC2086
         run "${dir}/train.log" "${epoch_lines}" ${python} "${launcher[@]}" espnet2.bin.s2t_train \
@@ -193,7 +196,7 @@ fi
 if in_stage 4; then
     log "Stage 4: statistics of the features"
     if begin --wipe "${stats_dir}" stats "${s2t_config}" "${s2t_args}" "${dense_args}" "${num_stats_utts}" "${seed}" \
-        "${raw}/${train_set}/.filter.done" "${raw}/${valid_set}/.filter.done" "${token_dir}/.tokens.done"; then
+        "${raw}/${train_set}/.filter.done" "${raw}/${valid_set}/.filter.done" "${token_dir}/.tokens.done" "${given_tokens[@]}"; then
         for kind in train valid; do
             dset=${kind}_set
             text="${raw}/${!dset}/text"
@@ -261,7 +264,8 @@ if in_stage 7; then
             [ -f "${thresholds}" ] || die "the learned budget of ${exp} is not calibrated (stage 6)"
         fi
         if begin --wipe "${dir}" decode "${inference_config}" "${inference_args}" "${inference_s2t_model}" "${engine}" \
-            "${sparsity}" ${ctc:+"${ctc}"} ${thresholds:+"${thresholds}"} "${seed}" "${data}/.filter.done" "${exp}/.train.done"; then
+            "${sparsity}" ${ctc:+"${ctc}"} ${thresholds:+"${thresholds}"} "${seed}" "${data}/.filter.done" "${exp}/.train.done" \
+            "${inference_nj}" "${inference_ngpu}"; then
             [ "${sparsity}" = - ] && knob=() || knob=(--sparsity "${sparsity}")
             [[ ${system} != @(fixed|random|learned) ]] || knob+=(--budget "${system}")
             log "Decoding ${dset}: ${system}${knob[*]:+ at ${knob[*]}} (log: ${dir}/log)"

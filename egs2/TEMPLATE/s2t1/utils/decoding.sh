@@ -41,7 +41,9 @@ list_decodings() {
 decode() {
     local exp=$1 dir=$2 code=0 pids=() job file out threads
     shift 2
+    rm -rf "${dir}"/log/output.* "${dir}"/log/keys.* # of a run that was cut short, maybe with more processes
     mkdir -p "${dir}/log"
+    [ "${inference_nj}" -le "$(wc -l <"${data}/text")" ] || die "more processes than utterances in ${data}/text: ${inference_nj} (--inference_nj)"
     threads=$((OMP_NUM_THREADS > inference_nj ? OMP_NUM_THREADS / inference_nj : 1))
     split -n "r/${inference_nj}" -a 3 --numeric-suffixes=1 "${data}/text" "${dir}/log/keys."
     for job in $(seq -f '%03g' "${inference_nj}"); do
@@ -58,9 +60,10 @@ decode() {
     for job in "${pids[@]}"; do wait "${job}" || code=$?; done
     [ "${code}" -eq 0 ] || exit "${code}"
     if [ "${inference_nj}" -gt 1 ]; then
-        mkdir -p "${dir}/1best_recog"
-        for file in "${dir}"/log/output.001/1best_recog/*; do
-            cat "${dir}"/log/output.*/1best_recog/"${file##*/}" | LC_ALL=C sort >"${dir}/1best_recog/${file##*/}"
+        for file in "${dir}"/log/output.001/*best_recog/*; do
+            file=${file#"${dir}/log/output.001/"}
+            mkdir -p "${dir}/${file%/*}"
+            cat "${dir}"/log/output.*/"${file}" | LC_ALL=C sort >"${dir}/${file}"
         done
         cat "${dir}"/log/output.*/decode_stats.jsonl | LC_ALL=C sort >"${dir}/decode_stats.jsonl"
         cp "${dir}/log/output.001/decode_meta.json" "${dir}"
