@@ -30,12 +30,18 @@ def set_precision() -> None:
         raise SystemExit(f"{PRECISION_VARIABLE} must be {', '.join(PRECISIONS)}, got {precision!r}")
     import torch
 
-    if precision == "auto":
-        precision = "bfloat16" if faster_in_bfloat16() else "highest"
+    precision = resolved(precision)
     if precision == "bfloat16":
         _mix_on_cpu()
         precision = "medium"  # for what is outside of forward and backward pass: the optimizer
     torch.set_float32_matmul_precision(precision)
+
+
+def resolved(precision: str) -> str:
+    """``auto`` decided by measuring; any other word as it is."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if faster_in_bfloat16() else "highest"
 
 
 def faster_in_bfloat16(width: int = 256, tries: int = 20) -> bool:
@@ -80,3 +86,7 @@ def _mix_on_cpu() -> None:
             yield
 
     trainer.autocast = always
+
+
+if __name__ == "__main__":
+    print(resolved("auto"))

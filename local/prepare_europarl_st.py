@@ -59,6 +59,12 @@ def prepare_europarl_st(
     pairs = parse_pairs(st_pairs, langs, LANGS)
     if not pairs:
         raise ValueError("Europarl-ST's transcripts come with translations: need at least one pair (--st_pairs)")
+    for source in langs:
+        if source not in {lang for lang, _ in pairs}:
+            raise ValueError(
+                f"{source} is translated into nothing, and Europarl-ST's transcripts come with translations: give it a "
+                f"pair or leave it out (--langs {' '.join(langs)}, --st_pairs)"
+            )
     if download:
         europarl_st.download_europarl_st(corpus_dir)
     places = Places(Path(corpus_dir), Path(data_dir), Path(audio_dir), min_seconds, max_seconds, audio_format, nj)

@@ -12,6 +12,7 @@ import argparse
 import ast
 import hashlib
 import json
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -207,7 +208,7 @@ def _write_sets(
 ) -> None:
     """Speak what is drawn and write its sets, unless the stamp says that this is done."""
     stamp = data_dir / stamp_name
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")).items() >= mark.items():
+    if _is_done(stamp, mark, sets):
         print(f"{data_dir}: already prepared ({stamp_name}), nothing to do")
         return
     stamp.unlink(missing_ok=True)
@@ -225,7 +226,19 @@ def _write_sets(
             "hours": round(hours, 3),
         }
         print(f"{data_dir / set_name}: {summary[set_name]}")
-    stamp.write_text(json.dumps({**mark, "sets": summary}, indent=2) + "\n", encoding="utf-8")
+    temp = stamp.with_name(f".{stamp.name}.tmp")
+    temp.write_text(json.dumps({**mark, "sets": summary}, indent=2) + "\n", encoding="utf-8")
+    os.replace(temp, stamp)
+
+
+def _is_done(stamp: Path, mark: dict[str, object], sets: Sequence[str]) -> bool:
+    """Whether a whole stamp says so, and the sets are there."""
+    try:
+        found = json.loads(stamp.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    there = all((stamp.parent / name / "text").is_file() for name in sets)
+    return there and isinstance(found, dict) and found.items() >= mark.items()
 
 
 def main() -> None:

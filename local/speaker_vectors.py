@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script:
 
 from espnet_gated.data.audio import AudioError, read_audio  # noqa: E402
 from espnet_gated.data.contexts import ContextFileError, Labels, write_vectors  # noqa: E402
+from espnet_gated.data.ffmpeg import MissingDecoderError  # noqa: E402
 
 FS = 16000
 
@@ -82,7 +83,7 @@ def main(cmd: Sequence[str] | None = None) -> int:
     for folder in args.data_dir:
         try:
             number = write_speaker_vectors(folder, args.bins)
-        except (ContextFileError, AudioError) as error:
+        except (ContextFileError, AudioError, MissingDecoderError) as error:
             print(f"speaker_vectors: {error}", file=sys.stderr)
             return 1
         print(f"{folder}: {number} speakers, {2 * args.bins} values each")

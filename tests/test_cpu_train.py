@@ -38,6 +38,21 @@ def test_a_failing_process_stops_all(tmp_path, monkeypatch, capfd, failing, expe
         assert "broken" in capfd.readouterr().err
 
 
+def test_all_that_failed_are_heard(tmp_path, monkeypatch, capfd):
+    """Rank 0 may only have lost its connection to the one that failed."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys\n"
+        "rank = sys.argv[sys.argv.index('--dist_rank') + 1]\n"
+        "print('lost' if rank == '0' else 'out of memory', file=sys.stderr); sys.exit(3)\n"
+    )
+    plain = cpu_train.commands
+    monkeypatch.setattr(cpu_train, "commands", lambda *a: [[sys.executable, str(script), *c[5:]] for c in plain(*a)])
+    assert cpu_train.run("job", [], 2) == 3
+    said = capfd.readouterr().err
+    assert "lost" in said and "process 1 of 2 failed:\nout of memory" in said
+
+
 def test_number_of_processes_is_checked(capsys):
     assert cpu_train.main(["--processes", "0", "espnet2.bin.s2t_train"]) == 2
     assert "--processes" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The shell parts of the recipes: options, steps that resume, keys for ESPnet's trainer."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def test_what_other_inputs_left_behind(tmp_path, mode):
     out = tmp_path / "out"
     assert step(tmp_path, "false", mode=mode).returncode == 1
     (out / "checkpoint.pth").write_text("half-way")
-    (out / "decode_x").mkdir()
+    for decoding in ("decode", "decode_x"):
+        (out / decoding).mkdir()
     assert step(tmp_path, "false", mode=mode).returncode == 1
     assert (out / "checkpoint.pth").exists(), "the same inputs go on where it stopped"
     assert step(tmp_path, "true", word="other", mode=mode).returncode == 0
@@ -113,7 +115,7 @@ def test_what_other_inputs_left_behind(tmp_path, mode):
     assert len(old) == (mode == "--aside")
     if old:
         assert (old[0] / "checkpoint.pth").exists()
-        assert not (old[0] / "decode_x").exists()
+        assert not list(old[0].glob("decode*")), "scores of other weights"
 
 
 def test_a_failing_command_shows_the_end_of_its_log(tmp_path):
@@ -276,3 +278,76 @@ def test_a_decoding_that_was_cut_short_leaves_nothing_to_the_next(tmp_path):
         assert (tmp_path / "out" / name).read_text() == "".join(f"u{i} {n}\n" for i in range(7))
     result = bash(DECODE, tmp_path, 8)
     assert result.returncode == 1 and "more processes than utterances" in result.stderr
+
+
+TAGS = """
+. utils/steps.sh
+. utils/decoding.sh
+expdir=$1 tag=$2 inference_tag=$3
+decodings="control exp gated - $1/s2t_control_b/decode/test test"
+refuse_rows_of_other_tags
+"""
+
+
+@pytest.mark.parametrize(
+    ("tags", "where", "system", "refused"),
+    [
+        (("b", ""), "s2t_control/decode/test", "control", True),
+        (("b", ""), "s2t_control/decode/test", "dense", False),
+        (("b", ""), "s2t_control/decode/dev", "control", False),
+        (("b", ""), "s2t_control_b/decode/test", "control", False),
+        (("", "beam"), "s2t_control_b/decode_beam/test", "control", True),
+        (("", ""), "s2t_control/decode/test", "control", False),
+    ],
+)
+def test_tags_share_no_rows(tmp_path, tags, where, system, refused):
+    folder = tmp_path / where
+    folder.mkdir(parents=True)
+    (folder / "decode_meta.json").write_text(json.dumps({"system": system}, indent=2))
+    result = bash(TAGS, tmp_path, *tags)
+    assert result.returncode == refused
+    assert (f"{folder} has rows of 'control' already: give --tag or --inference_tag" in result.stderr) == refused
+
+
+def test_options_of_the_dense_model_keep_its_start(tmp_path):
+    """A user's ``--dense_args`` come to those of a recipe that starts from a public model."""
+    script = """
+    scale=full init_model=some langs=deu tasks=asr own_options="scale init_model"
+    . utils/published_corpus.sh
+    python3() { :; }
+    use_init_model
+    option dense_args ""
+    """
+    result = bash(script, "--dense_args", "--max_epoch 3", "--nj", "4")
+    assert result.stdout.strip() == "--init_param dump/pretrained/model.pth --max_epoch 3", result.stderr
+
+
+def test_a_training_knows_what_it_starts_from(tmp_path):
+    """Another checkpoint under the same name, or another one of the same model, is another training."""
+    script = """
+    eval "$(sed -n "/^train() {/,/^}$/p" s2t.sh)"
+    . utils/steps.sh
+    . utils/trainer_options.sh
+    shape_options() { :; }
+    run() { echo "trained"; }
+    data_options() { :; }
+    stats_dir=$1 ngpu=0 s2t_args= seed=1 matmul_precision=auto precision=highest python=python3 token_dir=x epoch_lines= given_tokens=()
+    touch "$1/.stats.done" "$1/c.yaml"
+    train 1 "$1/exp" "$1/c.yaml" "$1/$2" "$3"
+    """
+
+    def trains(init="a.pth", args=""):
+        result = bash(script, tmp_path, init, args)
+        assert result.returncode == 0, result.stderr
+        return "trained" in result.stdout
+
+    for name in ("a.pth", "b.pth", "c.pth"):
+        (tmp_path / name).write_text(name)
+    assert trains() and not trains()
+    assert trains("b.pth") and not trains("b.pth")
+    (tmp_path / "b.pth").write_text("new")
+    assert trains("b.pth")
+    more = f"--init_param {tmp_path}/c.pth:encoder:encoder"
+    assert trains("b.pth", more) and not trains("b.pth", more)
+    (tmp_path / "c.pth").write_text("new")
+    assert trains("b.pth", more)

@@ -335,7 +335,8 @@ def _run(settings: Settings, system: System, requests: list[Request], times: Any
     peak = None if memory.above_mib is None or system.load_mib is None else system.load_mib + memory.above_mib
     ideal = None
     if system.name not in ("espnet", ONE_PASS) and times is not None:
-        ideal = 1.0 / open_share(times[0], times[1], {name: p.last for name, p in model.predictors().items()})
+        left = open_share(times[0], times[1], {name: p.last for name, p in model.predictors().items()})
+        ideal = None if left is None else 1.0 / left
     return Run(encode_s, 1000.0 * search_s / settings.steps, total_s, peak, gates_s / total_s, ideal)
 
 

@@ -101,8 +101,11 @@ def _by_batch_size(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     table: list[Row] = []
     for row in sorted(rows, key=lambda r: r["batch_size"]):
         each = row["total_s"] / row["batch_size"]
-        alone = single.setdefault(tuple(_system(row)), each)
-        table.append([*_system(row), str(row["batch_size"]), number(each, 3), number(alone / each, 2)])
+        if row["batch_size"] == 1:
+            single[tuple(_system(row))] = each
+        alone = single.get(tuple(_system(row)))
+        gain = None if alone is None else alone / each
+        table.append([*_system(row), str(row["batch_size"]), number(each, 3), number(gain, 2)])
     return table
 
 

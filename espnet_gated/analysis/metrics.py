@@ -34,6 +34,7 @@ NORMALIZATION_RULE = (
     "words, white space to single spaces"
 )
 RESAMPLES = 1000
+LEAST_RESAMPLES = 20
 SEED = 12345  # sacrebleu's own default
 METRICS = ("wer", "cer", "bleu", "chrf")
 
@@ -237,6 +238,17 @@ def _paired(
     extreme = np.abs(samples - np.nanmean(samples)) >= abs(b - a)
     p = (1 + int(extreme.sum())) / (1 + n_resamples)
     return PairedResult(metric, a, b, b - a, (float(low), float(high)), p, len(stats[0]))
+
+
+def check_resamples(number: int) -> int:
+    """Return ``number`` if an interval of 95 % can be read off so many.
+
+    Raises:
+        ValueError: naming the option, the value and what is allowed.
+    """
+    if number < LEAST_RESAMPLES:
+        raise ValueError(f"resamples must be at least {LEAST_RESAMPLES}, got {number} (--resamples)")
+    return number
 
 
 def _resample(

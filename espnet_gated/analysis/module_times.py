@@ -20,17 +20,24 @@ from espnet_gated.inference import steps
 GatedModule = tuple[str, int, str]
 """Stack (``encoder``, ``decoder``), layer, name."""
 
-# Attributes of E-Branchformer layers → modules that share their time. A branch owns half of the merge, as in the costs.
+# Attributes of encoder layers → modules, of those that a layer has, which share their time. A branch owns half of the
+# merge, as in the costs.
 ENCODER_PARTS: Mapping[str, tuple[str, ...]] = {
     "norm_ff_macaron": ("feed_forward_macaron",),
     "feed_forward_macaron": ("feed_forward_macaron",),
-    "norm_mha": ("attn",),
+    "norm_mha": ("attn", "self_attn"),
+    "norm1": ("self_attn",),
     "attn": ("attn",),
+    "self_attn": ("self_attn",),
+    "concat_linear": ("self_attn",),
+    "norm_conv": ("conv_module",),
+    "conv_module": ("conv_module",),
     "norm_mlp": ("cgmlp",),
     "cgmlp": ("cgmlp",),
     "depthwise_conv_fusion": ("attn", "cgmlp"),
     "merge_proj": ("attn", "cgmlp"),
     "norm_ff": ("feed_forward",),
+    "norm2": ("feed_forward",),
     "feed_forward": ("feed_forward",),
 }
 DECODER_STEPS = {"step_self_attn": "self_attn", "step_src_attn": "src_attn", "step_feed_forward": "feed_forward"}
@@ -63,7 +70,7 @@ class Stopwatch:
 
 @contextmanager
 def module_times(model: nn.Module, device: str) -> Iterator[dict[GatedModule, float]]:
-    """Seconds of each gated module inside the ``with`` block, norms and merges included (E-Branchformer, Transformer).
+    """Seconds of each gated module inside the ``with`` block, norms and merges included.
 
     Args:
         model: ESPnet model with a gated encoder and decoder.
@@ -81,9 +88,10 @@ def module_times(model: nn.Module, device: str) -> Iterator[dict[GatedModule, fl
             stack.enter_context(patch.object(steps, function, watch.timed(getattr(steps, function), key)))
         parts: dict[GatedModule, tuple[str, ...]] = {}
         for index, layer in enumerate(model.encoder.encoders):
-            for attribute, owners in ENCODER_PARTS.items():
+            for attribute, known in ENCODER_PARTS.items():
                 part = getattr(layer, attribute, None)
-                if part is not None:
+                owners = tuple(name for name in known if name in layer.gated_modules)
+                if part is not None and owners:
                     place = ("encoder", index, attribute)
                     parts[place] = owners
                     # Instances hide the class's forward; deleting the attribute brings it back.
@@ -113,10 +121,11 @@ def gate_prediction_time(model: nn.Module, device: str) -> Iterator[Callable[[],
         yield lambda: watch.seconds["gates"]
 
 
-def open_share(times: Mapping[GatedModule, float], total: float, gates: Mapping[str, Gates]) -> float:
+def open_share(times: Mapping[GatedModule, float], total: float, gates: Mapping[str, Gates]) -> float | None:
     """Share of a dense decode's time that is left when closed modules take none.
 
-    What is not gated counts as open.
+    What is not gated counts as open. ``None`` where a module that closes was never timed (of an encoder that is not
+    known here).
 
     Args:
         times: seconds of each module in the dense decode.
@@ -127,5 +136,8 @@ def open_share(times: Mapping[GatedModule, float], total: float, gates: Mapping[
     for stack, decided in gates.items():
         open_of = decided.values.float().mean(0).tolist()
         for (layer, name), share in zip(decided.names, open_of, strict=True):
-            closed += (1.0 - share) * times.get((stack, layer, name), 0.0)
+            seconds = times.get((stack, layer, name), None if share < 1.0 else 0.0)
+            if seconds is None:
+                return None
+            closed += (1.0 - share) * seconds
     return 1.0 - closed / total

@@ -37,6 +37,7 @@ COLUMNS = 7
 BLUE, GREEN, ORANGE, PALE = "#0072B2", "#009E73", "#D55E00", "#9CC7E4"
 STACK_COLORS = {"encoder": ORANGE, "decoder": GREEN}
 BARS = 26
+"""Of a figure: more would not fit on a page."""
 
 
 @dataclass(frozen=True)

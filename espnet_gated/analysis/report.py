@@ -18,7 +18,7 @@ from espnet_gated.analysis.frontier import frontier
 from espnet_gated.analysis.headline import PRICE_HEADER, base_line, difference, in_short, price_rows, rival_lines
 from espnet_gated.analysis.metrics import RESAMPLES
 from espnet_gated.analysis.page import Cell, Mark, Page
-from espnet_gated.analysis.plots import latency_figure, png, style
+from espnet_gated.analysis.plots import BARS, latency_figure, png, style
 from espnet_gated.analysis.results import label, language_tables
 from espnet_gated.analysis.sparsity_table import sparsity_tables
 from espnet_gated.analysis.speed import HEADER as SPEED_HEADER
@@ -246,6 +246,7 @@ def _latency(page: Page, prefix: str, test_set: TestSet) -> None:
             "Mean time of an utterance: encoding (with features) and search; and the search's time for each token."
         )
         caption += " Utterances of a batch share its time equally." if batched else ""
+        caption += f" The first {BARS} of {len(timed)} decodings; all are in the table." if len(timed) > BARS else ""
         page.figure(f"{test_set.title} latency", png(figure), caption)
     rows = [[d.label, *speed_row(d.directory)[1:]] for d in timed if (d.directory / STATS_FILE).is_file()]
     page.table(SPEED_HEADER, rows)

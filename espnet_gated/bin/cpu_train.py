@@ -60,13 +60,16 @@ def run(module: str, arguments: list[str], processes: int) -> int:
                 running.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
         try:
             failed = _wait(running)
+            codes = [process.poll() for process in running]
         finally:
             for process in running:
                 process.terminate()
             for process in running:
                 process.wait()
-        if failed is not None and failed > 0:
-            sys.stderr.write(logs[failed].read_text(encoding="utf-8", errors="replace")[-4000:])
+        for rank in range(1, processes):  # of several, one may have failed because another did
+            if codes[rank] not in (None, 0):
+                said = logs[rank].read_text(encoding="utf-8", errors="replace")[-4000:]
+                sys.stderr.write(f"process {rank} of {processes} failed:\n{said}")
     return 0 if failed is None else abs(running[failed].returncode) or 1
 
 
@@ -76,6 +79,7 @@ def _wait(running: list[subprocess.Popen]) -> int | None:
         codes = [process.poll() for process in running]
         for number, code in enumerate(codes):
             if code not in (None, 0):
+                time.sleep(POLL_SECONDS)  # others that fail by themselves shall be heard too
                 return number
         if all(code == 0 for code in codes):
             return None

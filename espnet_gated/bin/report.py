@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_gated.analysis.metrics import RESAMPLES
+from espnet_gated.analysis.metrics import RESAMPLES, check_resamples
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -33,7 +33,7 @@ def main(cmd: Sequence[str] | None = None) -> int:
         print(f"report: needs {error.name}: pip install 'espnet_gated[mini]'", file=sys.stderr)
         return 1
     try:
-        report = make_report(args.expdir, args.gated, args.resamples)
+        report = make_report(args.expdir, args.gated, check_resamples(args.resamples))
         path = report.page.write(args.output_dir or Path(args.expdir) / "report")
     except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)

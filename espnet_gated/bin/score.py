@@ -32,6 +32,7 @@ def main(cmd: Sequence[str] | None = None) -> int:
     """Score, print a short table, return the exit code."""
     args = get_parser().parse_args(cmd)
     try:
+        metrics.check_resamples(args.resamples)
         rows = score_decode_dir(
             args.ref,
             args.decode_dir,

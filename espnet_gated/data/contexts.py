@@ -7,6 +7,7 @@ either: their context is unknown.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,12 +153,15 @@ def write_vectors(folder: str | Path, name: str, vectors: Mapping[str, np.ndarra
         owner: utterance → owner; utterances whose owner has no vector are left out.
     """
     folder = Path(folder).resolve()
-    scp = folder / f".{name}.scp"
+    table, scp = folder / f"utt2{name}", folder / f".{name}.scp"
+    table.unlink(missing_ok=True)  # its places are those of an archive that is about to change
     kaldiio.save_ark(str(folder / f"{name}.ark"), {k: np.float32(v) for k, v in vectors.items()}, scp=str(scp))
     places = {key: place for key, (_, place) in _read(scp).items()}
     scp.unlink()
     lines: Sequence[str] = [f"{utt} {places[who]}\n" for utt, who in sorted(owner.items()) if who in places]
-    (folder / f"utt2{name}").write_text("".join(lines), encoding="utf-8")
+    unfinished = folder / f".utt2{name}.tmp"
+    unfinished.write_text("".join(lines), encoding="utf-8")
+    os.replace(unfinished, table)
 
 
 def _read(path: Path) -> dict[str, tuple[int, str]]:

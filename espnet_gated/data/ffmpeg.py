@@ -40,6 +40,8 @@ def is_needed(path: Path) -> bool:
 def probe(path: Path) -> tuple[int, int, int]:
     """Rate (Hz), channels and samples of one channel, as the head of the file says (to 10 ms with the program ffmpeg).
 
+    Where the head says nothing, the file is decoded.
+
     Raises:
         DecodeError: for a file without audio.
         MissingDecoderError: if there is no decoder.
@@ -54,9 +56,11 @@ def probe(path: Path) -> tuple[int, int, int]:
     done = subprocess.run(command, capture_output=True, check=False)
     said = done.stderr.decode("utf-8", errors="replace")
     duration = _DURATION.search(said)
-    if done.returncode != 0 or duration is None or len(done.stdout) < _WAV_HEAD.size:
+    if done.returncode != 0 or len(done.stdout) < _WAV_HEAD.size:
         raise DecodeError(_last_line(said) or "no audio in it")
     _, _, channels, rate = _WAV_HEAD.unpack_from(done.stdout)
+    if duration is None:  # written while it was recorded, as browsers do: what is in it has to be counted
+        return rate, channels, len(decode(path, rate))
     hours, minutes, seconds = map(float, duration.groups())
     return rate, channels, round((3600 * hours + 60 * minutes + seconds) * rate)
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 import yaml
 from tiny_checkpoint import make_checkpoint
+from tiny_tasks import ENCODER_CONF, INPUT, build
 
 from espnet_gated.analysis.benchmark import ROW_KEYS, Settings, load_models
-from espnet_gated.analysis.benchmark_page import BATCH_HEADER, HEADER, markdown_page
+from espnet_gated.analysis.benchmark_page import BATCH_HEADER, HEADER, _by_batch_size, markdown_page
 from espnet_gated.analysis.memory import PeakMemory, resident_mib
-from espnet_gated.analysis.module_times import Stopwatch, open_share
+from espnet_gated.analysis.module_times import Stopwatch, module_times, open_share
 from espnet_gated.analysis.shapes import dense_config, find_config, gated_config, token_list, write_models
 from espnet_gated.bin import benchmark as command_line
 from espnet_gated.bin.benchmark import main
@@ -245,3 +246,32 @@ def test_the_peak_is_seen():
         block = torch.ones(64 * 2**18)  # 64 MiB
         del block
     assert 50 < memory.above_mib < 200
+
+
+def test_no_ideal_where_a_closed_module_was_not_timed():
+    names = [(0, "attn"), (1, "other")]
+    for last, expected in ((0.0, None), (1.0, 0.8)):
+        gates = {"encoder": from_values(torch.tensor([[0.0, last]]), names, torch.ones(2) / 2, soft=False)}
+        found = open_share({("encoder", 0, "attn"): 2.0}, 10.0, gates)
+        assert found is expected if expected is None else found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("encoder", ENCODER_CONF)
+def test_the_modules_of_all_encoders_are_timed(encoder):
+    model = build("asr", encoder=encoder).eval()
+    model.set_sparsity(0.0, 0.0)
+    with module_times(model, "cpu") as times:
+        model.encode(torch.randn(1, 20, INPUT, dtype=torch.float64), torch.tensor([20]))
+    names = {("encoder", *name) for name in model.encoder.gate_predictor.names}
+    assert names <= set(times) and all(times[name] > 0 for name in names)
+
+
+def test_gains_of_batches_are_against_one_by_one():
+    def row(size, seconds):
+        return {"system": "dense", "dtype": "float32", "sparsity_encoder": 0, "sparsity_decoder": 0} | {
+            "batch_size": size,
+            "total_s": seconds,
+        }
+
+    assert [r[-1] for r in _by_batch_size([row(8, 4.0), row(1, 1.0)])] == ["1.00", "2.00"]
+    assert [r[-1] for r in _by_batch_size([row(8, 4.0), row(16, 4.0)])] == ["-", "-"]

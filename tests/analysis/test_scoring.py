@@ -16,7 +16,7 @@ from espnet_gated.analysis.scoring import (
     score_decode_dir,
     score_rows,
 )
-from espnet_gated.bin import score
+from espnet_gated.bin import report, score
 from espnet_gated.data.datadir import Utterance, write_data_dir
 
 ASR = Utterance("a-1-asr", "1.wav", "a", "deu", "asr", "Guten Tag, Herr Maier!", "<na>", 16000)
@@ -279,3 +279,14 @@ def test_broken_hypotheses(ref, tmp_path):
         file.write("a-1-asr again\n")
     with pytest.raises(ScoringError, match="text_nospecial:4: a-1-asr: id seen before"):
         score_decode_dir(ref, path, **names)
+
+
+@pytest.mark.parametrize("number", [0, 1, 19])
+def test_an_interval_takes_resamples(number, tmp_path, capsys):
+    message = f"resamples must be at least 20, got {number} (--resamples)\n"
+    common = ["--resamples", str(number)]
+    places = [f"--{name}={tmp_path}" for name in ("ref", "decode_dir", "corpus", "set", "system")]
+    assert score.main([*places, *common]) == 1
+    assert capsys.readouterr().err == f"score: {message}"
+    assert report.main(["--expdir", str(tmp_path), *common]) == 1
+    assert capsys.readouterr().err == f"report: {message}"

@@ -178,6 +178,18 @@ def test_a_length_that_the_head_does_not_say(tmp_path):
             read(path)
 
 
+@needs_ffmpeg
+def test_a_recording_that_was_cut_off(tmp_path):
+    """As browsers write it: no duration in its head, and every sample there."""
+    wav, path = tmp_path / "sound.wav", tmp_path / "live.webm"
+    soundfile.write(wav, sound(FS), FS)
+    command = [ffmpeg.find_program(), "-v", "error", "-i", wav, "-c:a", "libopus", "-f", "webm", "-live", "1", path]
+    subprocess.run(command, check=True)
+    info = audio_info(path)
+    assert abs(info.seconds - SECONDS) < 0.1 and info.channels == 1
+    assert abs(len(read_audio(path, FS)) - SECONDS * FS) < 0.1 * FS
+
+
 def test_what_cannot_be_read_is_named(tmp_path):
     for path, message in broken(tmp_path):
         with pytest.raises(AudioError, match=message) as error:

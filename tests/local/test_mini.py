@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
@@ -155,6 +156,12 @@ def test_prepared_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     stamp = (tmp_path / "data" / prepare.STAMP).stat().st_mtime_ns
     prepare.prepare_mini(tmp_path / "data", tmp_path / "audio", scale="smoke", seed=3)
     assert (tmp_path / "data" / prepare.STAMP).stat().st_mtime_ns == stamp, "worked twice"
+    (tmp_path / "data" / "train" / "text").unlink()
+    prepare.prepare_mini(tmp_path / "data", tmp_path / "audio", scale="smoke", seed=3)
+    assert (tmp_path / "data" / "train" / "text").is_file(), "the stamp is not the data"
+    (tmp_path / "data" / prepare.STAMP).write_text("{", encoding="utf-8")
+    prepare.prepare_mini(tmp_path / "data", tmp_path / "audio", scale="smoke", seed=3)
+    assert json.loads((tmp_path / "data" / prepare.STAMP).read_text(encoding="utf-8"))["sets"]
 
 
 def test_a_large_test_set_shares_no_text_and_changes_no_other_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

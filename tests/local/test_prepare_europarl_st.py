@@ -170,6 +170,10 @@ def test_a_broken_corpus_is_refused(own_corpus, tmp_path, file, content, message
         ({"langs": ["rus"]}, "language must be one of deu, eng.*got 'rus'"),
         ({"st_pairs": ["deu-rus"]}, "st_pairs must be source-target.*got 'deu-rus'"),
         ({"st_pairs": []}, "need at least one pair"),
+        (
+            {"langs": ["deu", "fra"], "st_pairs": ["deu-eng"]},
+            "fra is translated into nothing.*--langs deu fra, --st_pairs",
+        ),
         ({"audio_format": "mp3"}, "audio_format must be one of flac, wav, got 'mp3'"),
         ({"max_seconds": 0.0}, "below max_seconds"),
         ({"corpus_dir": "nowhere"}, "nowhere: no such directory"),

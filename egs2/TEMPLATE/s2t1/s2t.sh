@@ -121,7 +121,7 @@ check() {
 train() {
     local processes=$1 dir=$2 config=$3 init=$4 args=$5 shapes initial launcher=(-m espnet_gated -m)
     [ "${ngpu}" -gt 0 ] || launcher=(-m espnet_gated.bin.cpu_train --processes "${processes}")
-    local -x ESPNET_GATED_MATMUL_PRECISION=${matmul_precision}
+    local -x ESPNET_GATED_MATMUL_PRECISION=${precision}
     # glibc otherwise gives memory back to the system, and asks for it again, at every step.
     local -x MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=536870912
     # Threads that spin while they wait starve the process that loads the data (and all others).
@@ -130,7 +130,7 @@ train() {
     shapes=$(shape_options "${config}" "${s2t_args} ${args}")
     mapfile -t initial < <(initial_files "${s2t_args} ${args}")
     if begin --aside "${dir}" train "${config}" "${s2t_args}" "${args}" "${seed}" "${matmul_precision}" \
-        "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done"} "${initial[@]}" "${given_tokens[@]}"; then
+        "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done" "${init}"} "${initial[@]}" "${given_tokens[@]}"; then
         log "Training ${dir} (log: ${dir}/train.log)"
         # shellcheck disable=SC2046,SC2086
         run "${dir}/train.log" "${epoch_lines}" ${python} "${launcher[@]}" espnet2.bin.s2t_train \
@@ -153,6 +153,7 @@ budget() {
 }
 
 decodings=$(list_decodings)
+[ "${stop_stage}" -lt 10 ] || refuse_rows_of_other_tags
 [ "${gpu_inference}" = true ] && inference_ngpu=1 || inference_ngpu=0
 
 if in_stage 1; then
@@ -176,21 +177,26 @@ if in_stage 2; then
             else
                 cp "${datadir}/${dset}"/* "${raw}/${dset}"
             fi
-            check "${dset}" "${given_token_dir:+${token_dir}/tokens.txt}" "${heads[@]}"
+            check "${dset}" "" "${heads[@]}"
             finish
         fi
     done
 fi
 
-if in_stage 3 && [ -z "${given_token_dir}" ]; then
+if in_stage 3; then
     log "Stage 3: token list"
-    if begin "${token_dir}" tokens "${raw}/${train_set}"/{text,text.ctc} "${nbpe}" "${langs}" "${tasks}" "${token_args}"; then
+    if [ -z "${given_token_dir}" ] && begin "${token_dir}" tokens "${raw}/${train_set}"/{text,text.ctc} "${nbpe}" "${langs}" "${tasks}" "${token_args}"; then
         # shellcheck disable=SC2086
         run "${token_dir}/tokenize.log" p ${python} -m espnet_gated.bin.tokenize --text "${raw}/${train_set}"/{text,text.ctc} \
             --output_dir "${token_dir}" --nbpe "${nbpe}" --langs ${langs} --tasks ${tasks} ${token_args}
-        for dset in "${train_set}" "${valid_set}" ${test_sets}; do check "${dset}" "${token_dir}/tokens.txt" --decode false; done
         finish
     fi
+    for dset in "${train_set}" "${valid_set}" ${test_sets}; do
+        if begin "${raw}/${dset}" tokens_check "${token_dir}/tokens.txt" "${raw}/${dset}/.filter.done" "${filter_args}"; then
+            check "${dset}" "${token_dir}/tokens.txt" --decode false
+            finish
+        fi
+    done
 fi
 
 if in_stage 4; then
@@ -218,6 +224,13 @@ if in_stage 4; then
         done
         finish
     fi
+fi
+
+precision=${matmul_precision}
+if [ "${precision}" = auto ] && { in_stage 5 || in_stage 6; }; then
+    # Measured once: all processes of a training, and trainings beside each other, have the same.
+    precision=$(${python} -m espnet_gated.precision)
+    log "Precision of training on this CPU: ${precision} (--matmul_precision auto)"
 fi
 
 if in_stage 5 && [ -z "${given_dense_exp}" ]; then

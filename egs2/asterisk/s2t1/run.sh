@@ -7,20 +7,22 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 mini_model=../../mini/s2t1/exp/s2t_dense/valid.loss.best.pth
+dense_args=
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --mini_model) mini_model=${2:?"--mini_model needs a value: a checkpoint, or none"} && shift 2 ;;
+        --dense_args) dense_args=${2?"--dense_args needs a value"} && shift 2 ;;
+        --dense_args=*) dense_args=${1#*=} && shift ;;
         *) options+=("$1") && shift ;;
     esac
 done
-init=()
 if [ "${mini_model}" != none ]; then
     [ -f "${mini_model}" ] || {
         echo "run.sh: no such file: ${mini_model} (--mini_model); 'make mini' makes it, none starts from scratch" >&2
         exit 2
     }
-    init=(--dense_args "--init_param ${mini_model}:encoder:encoder")
+    dense_args="--init_param ${mini_model}:encoder:encoder ${dense_args}"
 fi
 
 # Forty minutes of real speech are too little to learn five languages from: README.md says what each addition is.
@@ -49,4 +51,4 @@ additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 4 --synth_spa
     --sparsities "0.0 0.0,0.5 0.3,0.5" \
     --inference_nj 2 \
     --inference_args "--measure_nll true --measure_flops true --flops_every 40" \
-    "${init[@]}" "${options[@]}"
+    --dense_args "${dense_args}" "${options[@]}"

@@ -37,6 +37,19 @@ list_decodings() {
     done
 }
 
+# The tables of stage 10 know systems by name, not by --tag: the same one under two tags would stop it at the very end.
+refuse_rows_of_other_tags() {
+    local system dir dset other
+    [ -n "${tag}${inference_tag}" ] || return 0
+    while read -r system _ _ _ dir dset; do
+        for other in "${expdir}"/*/decode*/"${dset}"/decode_meta.json; do
+            [ -f "${other}" ] && [[ ${decodings} != *" ${other%/*} "* ]] || continue
+            ! grep -q "\"system\": \"${system}\"" "${other}" ||
+                die "${other%/*} has rows of '${system}' already: give --tag or --inference_tag an --expdir of its own, or --stop_stage 9"
+        done
+    done <<<"${decodings}"
+}
+
 # decode EXP DIR OPTIONS…: one set with one system, by ${inference_nj} processes whose results are joined.
 decode() {
     local exp=$1 dir=$2 code=0 pids=() job file out threads

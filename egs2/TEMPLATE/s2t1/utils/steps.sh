@@ -46,7 +46,7 @@ begin() {
                 old="${step_dir}.old.$(date '+%Y%m%dT%H%M%S')"
                 log "The options of ${step_dir} have changed: the old checkpoints are kept in ${old}"
                 mv "${step_dir}" "${old}"
-                rm -rf "${old}"/decode_* "${old}"/budget_*.json # made by other weights: not to be counted among the results
+                rm -rf "${old}"/decode "${old}"/decode_* "${old}"/budget_*.json # made by other weights: not to be counted among the results
                 ;;
         esac
     fi
