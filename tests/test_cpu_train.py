@@ -42,10 +42,13 @@ def test_all_that_failed_are_heard(tmp_path, monkeypatch, capfd):
     """Rank 0 may only have lost its connection to the one that failed."""
     script = tmp_path / "job.py"
     script.write_text(
-        "import sys\n"
-        "rank = sys.argv[sys.argv.index('--dist_rank') + 1]\n"
-        "print('lost' if rank == '0' else 'out of memory', file=sys.stderr); sys.exit(3)\n"
+        "import pathlib, sys, time\n"
+        "rank, failed = sys.argv[sys.argv.index('--dist_rank') + 1], pathlib.Path(sys.argv[0]).with_name('failed')\n"
+        "while rank == '0' and not failed.exists():\n    time.sleep(0.01)\n"
+        "print('lost' if rank == '0' else 'out of memory', file=sys.stderr, flush=True)\n"
+        "failed.touch(); sys.exit(3)\n"
     )
+    monkeypatch.setattr(cpu_train, "POLL_SECONDS", 5.0)
     plain = cpu_train.commands
     monkeypatch.setattr(cpu_train, "commands", lambda *a: [[sys.executable, str(script), *c[5:]] for c in plain(*a)])
     assert cpu_train.run("job", [], 2) == 3

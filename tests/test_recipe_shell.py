@@ -244,6 +244,7 @@ def test_initial_checkpoints_are_found_among_options():
     args = "--lr 3 --init_param a/x.pth:encoder:encoder b.pth --max_epoch 2", "--init_param c.pth:::ctc"
     result = bash('. utils/trainer_options.sh; initial_files "$1 $2"', *args)
     assert result.stdout.split() == ["a/x.pth", "b.pth", "c.pth"], result.stderr
+    assert bash('. utils/trainer_options.sh; initial_files "$1"', "--init_param=a.pth --x").stdout == "a.pth\n"
     assert bash('. utils/trainer_options.sh; initial_files "$1"', "--lr 3").stdout == ""
 
 
@@ -260,7 +261,10 @@ while [ $# -gt 0 ]; do
 done
 [ "${keys##*.}" != "${FAIL:-}" ] || exit 9
 mkdir -p "${out}"/{1,2}best_recog
-for n in 1 2; do while read -r key _; do echo "${key} ${n}"; done <"${keys}" >"${out}/${n}best_recog/text"; done
+for n in 1 2; do
+    [ "${n}" = 1 ] || [[ ${keys} = *2 ]] || continue
+    while read -r key _; do echo "${key} ${n}"; done <"${keys}" >"${out}/${n}best_recog/text"
+done
 cp "${out}/1best_recog/text" "${out}/decode_stats.jsonl"
 touch "${out}/decode_meta.json"
 """
@@ -274,8 +278,10 @@ def test_a_decoding_that_was_cut_short_leaves_nothing_to_the_next(tmp_path):
     assert bash(f"export FAIL=003\n{DECODE}", tmp_path, 4).returncode == 9
     result = bash(DECODE, tmp_path, 2)
     assert result.returncode == 0, result.stderr
-    for name, n in (("1best_recog/text", 1), ("2best_recog/text", 2), ("decode_stats.jsonl", 1)):
-        assert (tmp_path / "out" / name).read_text() == "".join(f"u{i} {n}\n" for i in range(7))
+    for name in ("1best_recog/text", "decode_stats.jsonl"):
+        assert (tmp_path / "out" / name).read_text() == "".join(f"u{i} 1\n" for i in range(7))
+    # one part has no second-best hypotheses at all
+    assert (tmp_path / "out" / "2best_recog" / "text").read_text() == "".join(f"u{i} 2\n" for i in (1, 3, 5))
     result = bash(DECODE, tmp_path, 8)
     assert result.returncode == 1 and "more processes than utterances" in result.stderr
 
@@ -283,30 +289,34 @@ def test_a_decoding_that_was_cut_short_leaves_nothing_to_the_next(tmp_path):
 TAGS = """
 . utils/steps.sh
 . utils/decoding.sh
-expdir=$1 tag=$2 inference_tag=$3
-decodings="control exp gated - $1/s2t_control_b/decode/test test"
+expdir=$1
+decodings="control exp gated - $1/s2t_control_b/decode/test test
+gated exp gated 0.3,0.5 $1/s2t_gated_b/decode_s0.3_0.5/test test"
 refuse_rows_of_other_tags
 """
 
 
 @pytest.mark.parametrize(
-    ("tags", "where", "system", "refused"),
+    ("where", "system", "asked", "refused"),
     [
-        (("b", ""), "s2t_control/decode/test", "control", True),
-        (("b", ""), "s2t_control/decode/test", "dense", False),
-        (("b", ""), "s2t_control/decode/dev", "control", False),
-        (("b", ""), "s2t_control_b/decode/test", "control", False),
-        (("", "beam"), "s2t_control_b/decode_beam/test", "control", True),
-        (("", ""), "s2t_control/decode/test", "control", False),
+        ("s2t_control/decode/test", "control", (0.0, 0.0), True),
+        ("s2t_control/decode/test", "dense", (0.0, 0.0), False),
+        ("s2t_control/decode/dev", "control", (0.0, 0.0), False),
+        ("s2t_control_b/decode/test", "control", (0.0, 0.0), False),  # itself
+        ("s2t_control_b/decode_beam/test", "control", (0.0, 0.0), True),
+        ("s2t_gated/decode_s0.3_0.5/test", "gated", (0.3, 0.5), True),
+        ("s2t_gated/decode_s0.5/test", "gated", (0.5, 0.5), False),
+        ("s2t_gated_b/decode_s0.3_0.5/test", "gated", (0.3, 0.5), False),
     ],
 )
-def test_tags_share_no_rows(tmp_path, tags, where, system, refused):
+def test_tags_share_no_rows(tmp_path, where, system, asked, refused):
     folder = tmp_path / where
     folder.mkdir(parents=True)
-    (folder / "decode_meta.json").write_text(json.dumps({"system": system}, indent=2))
-    result = bash(TAGS, tmp_path, *tags)
+    meta = {"system": system, "sparsity_encoder": asked[0], "beam_size": 5, "sparsity_decoder": asked[1], "dtype": "x"}
+    (folder / "decode_meta.json").write_text(json.dumps(meta, indent=2))
+    result = bash(TAGS, tmp_path)
     assert result.returncode == refused
-    assert (f"{folder} has rows of 'control' already: give --tag or --inference_tag" in result.stderr) == refused
+    assert (f"{folder} has the rows of '{system}' at " in result.stderr) == refused
 
 
 def test_options_of_the_dense_model_keep_its_start(tmp_path):
@@ -318,8 +328,9 @@ def test_options_of_the_dense_model_keep_its_start(tmp_path):
     use_init_model
     option dense_args ""
     """
-    result = bash(script, "--dense_args", "--max_epoch 3", "--nj", "4")
-    assert result.stdout.strip() == "--init_param dump/pretrained/model.pth --max_epoch 3", result.stderr
+    for given in (["--dense_args", "--max_epoch 3"], ["--dense-args=--max_epoch 3"]):
+        result = bash(script, *given, "--nj", "4")
+        assert result.stdout.strip() == "--init_param dump/pretrained/model.pth --max_epoch 3", result.stderr
 
 
 def test_a_training_knows_what_it_starts_from(tmp_path):
@@ -331,7 +342,8 @@ def test_a_training_knows_what_it_starts_from(tmp_path):
     shape_options() { :; }
     run() { echo "trained"; }
     data_options() { :; }
-    stats_dir=$1 ngpu=0 s2t_args= seed=1 matmul_precision=auto precision=highest python=python3 token_dir=x epoch_lines= given_tokens=()
+    stats_dir=$1 ngpu=0 s2t_args= seed=1
+    matmul_precision=auto precision=highest python=python3 token_dir=x epoch_lines= given_tokens=()
     touch "$1/.stats.done" "$1/c.yaml"
     train 1 "$1/exp" "$1/c.yaml" "$1/$2" "$3"
     """

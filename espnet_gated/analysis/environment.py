@@ -8,7 +8,7 @@ from typing import Any
 
 from espnet_gated.analysis.experiment import Decoding, Experiment
 from espnet_gated.analysis.page import Page
-from espnet_gated.analysis.results import TIMED_BY
+from espnet_gated.analysis.results import TIMED_DIFFERENTLY, timed_differently
 
 _LEFT_OUT = ("command", "system", "sparsity_encoder", "sparsity_decoder", "versions")
 
@@ -21,8 +21,9 @@ def environment_section(page: Page, experiment: Experiment) -> None:
         page.table(["setting", "value"], rows, left=1, text=(1,))
     else:
         page.text("The decodings recorded no environment.")
-    if len({tuple(str(d.decode_meta.get(key)) for key in TIMED_BY) for d in experiment.decodings}) > 1:
-        page.text("The systems were timed under different conditions: do not compare their latency.")
+    for test_set in experiment.sets:
+        if timed_differently(d.decode_meta for d in test_set.decodings):
+            page.text(f"{test_set.title}: {TIMED_DIFFERENTLY}")
     if lines := scoring(experiment.decodings):
         page.heading("Scoring")
         page.bullets(lines)

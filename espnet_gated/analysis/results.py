@@ -25,6 +25,7 @@ REPORT_FILE = "RESULTS.md"
 BASELINE = "espnet"
 TIMED_BY = ("machine", "threads", "processes", "device", "batch_size")
 """What decodings must share for their latencies to be compared."""
+TIMED_DIFFERENTLY = "the systems were timed under different conditions: do not compare their latency."
 _FIRST = ("espnet", "dense", "control")
 _PACKAGES = ("espnet", "torch", "espnet_gated")
 
@@ -200,6 +201,11 @@ def report(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def timed_differently(metas: Iterable[Row]) -> bool:
+    """Whether decodings differ in what their latencies depend on, by their ``decode_meta.json``."""
+    return len({tuple(str(meta.get(key)) for key in TIMED_BY) for meta in metas}) > 1
+
+
 def _environment(results: Results) -> str:
     """ESPnet's environment block, from what decoding wrote or else from this process."""
     metas = list(results.decode_metas.values())
@@ -215,9 +221,10 @@ def _environment(results: Results) -> str:
     lines.append(_line("decoders side by side", [m.get("processes") for m in metas], None))
     lines.append(_line("checkpoint", [m.get("checkpoint") for m in metas], None))
     lines.append(_line("seed", [m.get("seed") for m in metas], None))
-    settings = {tuple(str(_machine(m.get(key)) if key == "machine" else m.get(key)) for key in TIMED_BY) for m in metas}
-    if len(settings) > 1:
-        lines.append("- **The systems were timed under different conditions: do not compare their latency.**")
+    for corpus, name in overall(results.rows):
+        of_set = {r["decode_dir"] for r in results.rows if (r["corpus"], r["set"]) == (corpus, name)}
+        if timed_differently(results.decode_metas[d] for d in of_set):
+            lines.append(f"- **{corpus}/{name}: {TIMED_DIFFERENTLY}**")
     return "\n".join(["## Environments", *(line for line in lines if line)])
 
 

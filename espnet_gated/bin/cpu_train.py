@@ -70,6 +70,8 @@ def run(module: str, arguments: list[str], processes: int) -> int:
             if codes[rank] not in (None, 0):
                 said = logs[rank].read_text(encoding="utf-8", errors="replace")[-4000:]
                 sys.stderr.write(f"process {rank} of {processes} failed:\n{said}")
+        if failed == 0 and processes > 1:
+            sys.stderr.write(f"process 0 of {processes} failed first; what it said is above\n")
     return 0 if failed is None else abs(running[failed].returncode) or 1
 
 

@@ -33,6 +33,7 @@ from espnet_gated.inference.speech2text import Speech2Text
 from espnet_gated.inference.static_mask import fix_masks
 from espnet_gated.inference.true_words import TextError, word_nll
 from espnet_gated.inference.writer import DecodeWriter, environment
+from espnet_gated.pretrained import model_files
 
 BUDGETS = ["exact", "learned", "open", "random", "fixed"]
 """``random`` masks within the budget and one ``fixed`` mask for everyone are baselines."""
@@ -157,11 +158,12 @@ def _check_options(args: argparse.Namespace) -> None:
 def _usual_sparsity(model: Any, asked: tuple[float | None, float | None]) -> dict[str, float]:
     """What each stack is asked to skip, by the caller or by the model's default: 0 where it has no gates."""
     usual = {"encoder": 0.0, "decoder": 0.0}
-    if getattr(model, "is_gated", False):
-        for stack, value in zip(usual, asked, strict=True):
-            if stack in model.predictors():
-                default = model.predictors()[stack].config.default_sparsity
-                usual[stack] = default if value is None else value
+    if not getattr(model, "is_gated", False):
+        return usual
+    for stack, value in zip(usual, asked, strict=True):
+        predictor = model.s2t_model.gate_predictors().get(stack)
+        if predictor is not None and predictor.policy.budget != "open":
+            usual[stack] = predictor.config.default_sparsity if value is None else value
     return usual
 
 
@@ -172,7 +174,8 @@ def _pick_sparsity(args: argparse.Namespace, model: Any, requests: list[Request]
     checkpoint = str(args.s2t_model_file or args.model_tag)
     path = Path(args.calibration or f"{checkpoint}.calibration.json")
     model.set_sparsity(None, args.budget)
-    weights = Path(checkpoint)
+    folder = Path(args.model_tag) if args.model_tag is not None else None
+    weights = Path(checkpoint if folder is None or not folder.is_dir() else model_files(folder)["s2t_model_file"])
     options = {name: getattr(args, name) for name in TIMED_OPTIONS} | {
         "checkpoint": checkpoint,
         "written": weights.stat().st_mtime if weights.is_file() else None,

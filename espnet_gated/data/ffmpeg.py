@@ -49,7 +49,8 @@ def probe(path: Path) -> tuple[int, int, int]:
     decoder = _torchcodec_decoder()
     if decoder is not None:
         data = _opened(decoder, path).metadata
-        return int(data.sample_rate), int(data.num_channels), round(float(data.duration_seconds) * data.sample_rate)
+        rate, seconds = int(data.sample_rate), data.duration_seconds
+        return rate, int(data.num_channels), len(decode(path, rate)) if seconds is None else round(seconds * rate)
     # no sound, only the head of a wav, which has the number of channels: ffmpeg speaks of layouts, by many names
     command = [_program(path), "-hide_banner", "-nostdin", "-i", str(path), "-map", "0:a:0"]
     command += ["-t", "0", "-f", "wav", "-"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,16 +83,23 @@ class Tally:
         """Keep a layer's decisions for the next tokens of rows, (R, T, m); an utterance is there until its end."""
         self._tokens[layer].append((utts, opened))
 
-    def by_position(self, utt: int, start: int = 0) -> dict[str, list[float]]:
-        """Open share of each module at each token of an utterance from ``start`` on, mean over its rows."""
-        found: dict[str, list[float]] = {}
+    def by_position(self) -> list[dict[str, list[float]]]:
+        """Open share of each module (``0.src_attn``) at each output position of each utterance, mean over its rows.
+
+        The first is read at the last token of the primer, the only step of more than one token; a search that began
+        anew counts from there. Waits for the device once a layer.
+        """
+        found: list[dict[str, list[float]]] = [{} for _ in next(iter(self._looks.values()))]
         for layer, looks in self._tokens.items():
-            rows = [opened[utts == utt] for utts, opened in looks]
-            tokens = [part.float().mean(0) for part in rows if len(part)]
-            if tokens:
-                names = [name for of, name in self.names if of == layer]
-                shares = torch.cat(tokens)[start:].T.tolist()
-                found |= {f"{layer}.{name}": share for name, share in zip(names, shares, strict=True)}
+            names = [f"{layer}.{name}" for of, name in self.names if of == layer]
+            shares: list[list[np.ndarray]] = [[] for _ in found]
+            for utts, opened in _on_host(looks):
+                for utt in np.unique(utts):
+                    rows = opened[utts == utt]
+                    shares[utt] = [*([] if rows.shape[1] > 1 else shares[utt]), rows[:, -1].mean(0)]
+            for utt, tokens in enumerate(shares):
+                if tokens:
+                    found[utt] |= dict(zip(names, np.stack(tokens).T.tolist(), strict=True))
         return found
 
     def gates(self, soft: bool) -> Gates:
@@ -212,6 +220,17 @@ def best_within(logits: Tensor, costs: Tensor, lowest: Tensor, highest: Tensor) 
     wanted = fits & (cost >= torch.minimum(lowest, costliest)[..., None] - 1e-6)
     total = torch.where(wanted, logits.to(sets) @ sets.T, -torch.inf)
     return sets[total.argmax(-1)]
+
+
+def _on_host(looks: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of (R,) and (R, T, m) in one copy for all of the former and one for all of the latter."""
+    if not looks:
+        return []
+    utts = torch.cat([u for u, _ in looks]).cpu().numpy()
+    opened = torch.cat([o.float().flatten() for _, o in looks]).cpu().numpy()
+    ends = np.cumsum([[len(u), o.numel()] for u, o in looks], axis=0)[:-1]
+    pairs = zip(np.split(utts, ends[:, 0]), np.split(opened, ends[:, 1]), looks, strict=True)
+    return [(u, o.reshape(like.shape)) for u, o, (_, like) in pairs]
 
 
 def draw(scores: Scores, sparsity: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -142,12 +142,10 @@ class GatePredictor(torch.nn.Module):
     def last(self, gates: Gates | LocalGates | None) -> None:
         self._last = gates
 
-    def by_position(self, utt: int, start: int = 0) -> dict[str, list[float]]:
-        """Open share of each module (``0.src_attn``) at each token from ``start`` on, of an utterance decoded last.
-
-        Empty where gates do not differ by token.
-        """
-        return self._last.tally.by_position(utt, start) if isinstance(self._last, LocalGates) else {}
+    @property
+    def tally(self) -> Tally | None:
+        """What was counted of gates that differ by token, for the utterances decided on last."""
+        return self._last.tally if isinstance(self._last, LocalGates) and self.config.level == "token" else None
 
     def columns(self, layer: int) -> list[int]:
         """Where the modules of a layer stand among the M."""

@@ -101,11 +101,10 @@ def load_or_calibrate(
     if path.is_file():
         try:
             known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            points: dict[str, Any] = {name: tuple(known.pop(name)) for name in ("sparsities", "rtf")}
-            found = Calibration(**points, **known)
+            found = Calibration(tuple(known["sparsities"]), tuple(known["rtf"]), known.get("holds_for", {}))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a calibration ({error}); delete it to measure anew") from None
-        if found.holds_for == here:
+        if found.holds_for == here:  # of files of earlier versions nobody knows
             return found
     found = calibrate(model, requests, here)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ class DecodeStats:
         gates: stack → module name (``0.attn``) → 1 open, 0 closed.
         skipped: stack → share of the gated cost that was skipped.
         by_position: stack → module name → open share at each output position, over the hypotheses that were extended
-            there; only of stacks whose gates differ by token.
+            there; only of stacks whose gates differ by token, and of our own search.
     """
 
     seconds: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from espnet_gated.analysis.flops import measure_flops
 from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext
 from espnet_gated.gating.gates import Gates
+from espnet_gated.gating.local import Tally
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, rescoring, without_ctc
 from espnet_gated.inference.encoding import Encoded, EncodesRequests, groups_of
 from espnet_gated.inference.long_form import LongForm, Segment, decode_long
@@ -36,12 +37,12 @@ class Decided:
     Attributes:
         gates: of its batch.
         row: the utterance's.
-        by_position: module name → open share at each output position, where gates differ by token.
+        tally: of gates that differ by token.
     """
 
     gates: Gates
     row: int
-    by_position: dict[str, list[float]] = field(default_factory=dict)
+    tally: Tally | None = None
 
 
 class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
@@ -255,6 +256,8 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
                 steps[i] = max((len(h.yseq) for h in found), default=0) - len(primers[i])
         end = time.perf_counter()
         share = 1.0 / len(requests)
+        tallies = {id(d.tally): d.tally for decided in gates for d in decided.values() if d.tally is not None}
+        positions = {key: tally.by_position() for key, tally in tallies.items()}  # untimed
         self.stats = [
             DecodeStats(
                 seconds=r.speech.shape[0] / self.preprocessor_conf["fs"],
@@ -263,7 +266,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
                 steps=steps[i],
                 gates={stack: _gate_table(d.gates, d.row) for stack, d in gates[i].items()},
                 skipped={stack: float(d.gates.skipped()[d.row]) for stack, d in gates[i].items()},
-                by_position={stack: d.by_position for stack, d in gates[i].items() if d.by_position},
+                by_position=_by_position(gates[i], positions),
             )
             for i, r in enumerate(requests)
         ]
@@ -329,7 +332,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
             decided = decoder.last
             assert decided is not None
             for row, i in enumerate(group):
-                gates[i]["decoder"] = Decided(decided, row, decoder.by_position(row, len(primers[row]) - 1))
+                gates[i]["decoder"] = Decided(decided, row, decoder.tally)
             return found
         found = []
         for row, (e, primer) in enumerate(zip(encoded, primers, strict=True)):
@@ -341,7 +344,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
             found.append(search(x=e.memory, maxlenratio=self.maxlenratio, minlenratio=self.minlenratio))
             predictor = self.predictors().get("decoder")
             if predictor is not None and predictor.last is not None:
-                gates[group[row]]["decoder"] = Decided(predictor.last, 0, predictor.by_position(0, len(primer) - 1))
+                gates[group[row]]["decoder"] = Decided(predictor.last, 0)
         return found
 
     def _result(self, hyps: list[Hypothesis], encoded: Encoded) -> Any:
@@ -387,6 +390,12 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
 def _out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: torch has no class of its own for those on a CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def _by_position(
+    decided: dict[str, Decided], positions: dict[int, list[dict[str, list[float]]]]
+) -> dict[str, dict[str, list[float]]]:
+    return {stack: positions[id(d.tally)][d.row] for stack, d in decided.items() if d.tally is not None}
 
 
 def _gate_table(gates: Gates, row: int) -> dict[str, float]:

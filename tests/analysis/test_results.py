@@ -121,8 +121,16 @@ def test_second_run_ignores_its_own_output(exp):
 def test_different_machines_are_pointed_out(exp):
     write(exp, "late", rows("other", 0.1, 0.9), {"machine": {"cpu": "Slow CPU"}, "threads": 8})
     text = report(gather(exp))
-    assert "timed under different conditions" in text
+    assert "mini/test: the systems were timed under different conditions" in text
     assert "`Fast CPU`, `Slow CPU`" in text
+
+
+def test_another_set_may_be_timed_otherwise(exp):
+    meta = json.loads((exp / "control" / "decode_meta.json").read_text())
+    write(exp, "large/control", rows("control", 0.1, 0.0, set_name="large"), meta | {"batch_size": 32})
+    assert "timed under different conditions" not in report(gather(exp))
+    write(exp, "large/dense", rows("dense", 0.1, 0.0, set_name="large"), meta | {"batch_size": 32, "device": "cuda"})
+    assert "mini/large: the systems were timed under different conditions" in report(gather(exp))
 
 
 def test_nothing_recorded_is_said(tmp_path):

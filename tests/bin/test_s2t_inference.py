@@ -328,6 +328,12 @@ def test_the_usual_sparsity_is_what_was_asked_for(gated_checkpoint, data_dir, tm
         assert row["skipped_encoder"] > 0.4
 
 
+def test_open_gates_were_asked_to_skip_nothing(gated_checkpoint, data_dir, tmp_path):
+    assert run(gated_checkpoint, tmp_path / "decode", data_dir=data_dir, budget="open") == 0
+    for row in stats_of(tmp_path / "decode").values():
+        assert (row["sparsity_encoder"], row["sparsity_decoder"], row["skipped_encoder"]) == (0.0, 0.0, 0.0)
+
+
 def test_a_wish_in_time(gated_checkpoint, data_dir, tmp_path, monkeypatch, capsys):
     """Measured once for what it holds for, and anew for another beam or other weights."""
     measured = []
@@ -351,6 +357,9 @@ def test_a_wish_in_time(gated_checkpoint, data_dir, tmp_path, monkeypatch, capsy
     assert wish(beam_size=1, budget="random") == 0 and len(measured) == 3
     assert measured[-1].holds_for["budget"] == "random" and measured[-1].holds_for["device"] == "cpu"
     assert list(tmp_path.glob("calibration.json*")) == [file]
+    before = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**before, "holds_for": {"machine": "another"}}), encoding="utf-8")
+    assert wish(beam_size=1, budget="random") == 0 and len(measured) == 4
     assert wish(1e-9) == 1 and "out of reach: at sparsity 0.9" in capsys.readouterr().err
     file.write_text("[]", encoding="utf-8")
     assert wish() == 1 and f"{file}: not a calibration" in capsys.readouterr().err

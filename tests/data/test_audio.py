@@ -216,16 +216,18 @@ def test_torchcodec_comes_first(tmp_path, monkeypatch):
             if source.endswith("broken.m4a"):
                 raise RuntimeError("Could not open input file")
             self.rate = sample_rate
-            self.metadata = type("", (), {"sample_rate": 48000, "num_channels": 2, "duration_seconds": SECONDS})
+            seconds = None if source.endswith("live.webm") else SECONDS
+            self.metadata = type("", (), {"sample_rate": 48000, "num_channels": 2, "duration_seconds": seconds})
 
         def get_all_samples(self):
             torch = pytest.importorskip("torch")
             return type("", (), {"data": torch.from_numpy(sound(self.rate)).float()[None]})
 
     monkeypatch.setattr(ffmpeg, "_torchcodec_decoder", lambda: Decoder)
-    for name in ("speech.m4a", "broken.m4a"):
+    for name in ("speech.m4a", "broken.m4a", "live.webm"):
         (tmp_path / name).write_bytes(b"anything")
     assert audio_info(tmp_path / "speech.m4a") == audio.AudioInfo(48000, 2, round(SECONDS * 48000))
+    assert audio_info(tmp_path / "live.webm").frames == round(SECONDS * 48000)
     np.testing.assert_allclose(read_audio(tmp_path / "speech.m4a", FS), sound(FS), atol=1e-6)
     with pytest.raises(AudioError, match="broken.m4a: unreadable audio .Could not open input file.$"):
         read_audio(tmp_path / "broken.m4a", FS)

@@ -33,7 +33,7 @@ filter_args=         # limits of lengths, for filtering and checking; "--decode 
 max_dropped=         # share of a set that filtering may drop (default: of bin.filter_data)
 nbpe=1000
 token_args=          # options of bin.tokenize, such as "--time_resolution 30.0" for no time symbols between
-token_dir=           # existing bpe.model and tokens.txt (of a public model), in place of stage 3
+token_dir=           # existing bpe.model and tokens.txt (of a public model); stage 3 only checks
 num_stats_utts=1000  # utterances for the statistics of the features (all: every one)
 
 # Models
@@ -117,6 +117,17 @@ check() {
         ${2:+--token_list "$2"} --any_format "${any_format}" --nj "${nj}" ${filter_args} "${@:3}"
 }
 
+# all texts against the token list
+check_tokens() {
+    local dset
+    for dset in "${train_set}" "${valid_set}" ${test_sets}; do
+        if begin "${raw}/${dset}" tokens_check "${token_dir}/tokens.txt" "${raw}/${dset}/.filter.done" "${filter_args}"; then
+            check "${dset}" "${token_dir}/tokens.txt" --decode false
+            finish
+        fi
+    done
+}
+
 # train PROCESSES DIR CONFIG INIT_PARAM ARGS: one training with ESPnet's trainer, resumed where it stopped.
 train() {
     local processes=$1 dir=$2 config=$3 init=$4 args=$5 shapes initial launcher=(-m espnet_gated -m)
@@ -153,7 +164,7 @@ budget() {
 }
 
 decodings=$(list_decodings)
-[ "${stop_stage}" -lt 10 ] || refuse_rows_of_other_tags
+! in_stage 10 || refuse_rows_of_other_tags
 [ "${gpu_inference}" = true ] && inference_ngpu=1 || inference_ngpu=0
 
 if in_stage 1; then
@@ -191,16 +202,12 @@ if in_stage 3; then
             --output_dir "${token_dir}" --nbpe "${nbpe}" --langs ${langs} --tasks ${tasks} ${token_args}
         finish
     fi
-    for dset in "${train_set}" "${valid_set}" ${test_sets}; do
-        if begin "${raw}/${dset}" tokens_check "${token_dir}/tokens.txt" "${raw}/${dset}/.filter.done" "${filter_args}"; then
-            check "${dset}" "${token_dir}/tokens.txt" --decode false
-            finish
-        fi
-    done
+    check_tokens
 fi
 
 if in_stage 4; then
     log "Stage 4: statistics of the features"
+    check_tokens # done already, unless another --token_dir was given
     if begin --wipe "${stats_dir}" stats "${s2t_config}" "${s2t_args}" "${dense_args}" "${num_stats_utts}" "${seed}" \
         "${raw}/${train_set}/.filter.done" "${raw}/${valid_set}/.filter.done" "${token_dir}/.tokens.done" "${given_tokens[@]}"; then
         for kind in train valid; do
@@ -227,7 +234,7 @@ if in_stage 4; then
 fi
 
 precision=${matmul_precision}
-if [ "${precision}" = auto ] && { in_stage 5 || in_stage 6; }; then
+if [ "${precision}" = auto ] && [ "${ngpu}" -eq 0 ] && { in_stage 5 || in_stage 6; }; then
     # Measured once: all processes of a training, and trainings beside each other, have the same.
     precision=$(${python} -m espnet_gated.precision)
     log "Precision of training on this CPU: ${precision} (--matmul_precision auto)"

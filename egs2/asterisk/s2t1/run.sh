@@ -12,8 +12,8 @@ options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --mini_model) mini_model=${2:?"--mini_model needs a value: a checkpoint, or none"} && shift 2 ;;
-        --dense_args) dense_args=${2?"--dense_args needs a value"} && shift 2 ;;
-        --dense_args=*) dense_args=${1#*=} && shift ;;
+        --dense[_-]args) dense_args=${2?"--dense_args needs a value"} && shift 2 ;;
+        --dense[_-]args=*) dense_args=${1#*=} && shift ;;
         *) options+=("$1") && shift ;;
     esac
 done

@@ -37,17 +37,25 @@ list_decodings() {
     done
 }
 
-# The tables of stage 10 know systems by name, not by --tag: the same one under two tags would stop it at the very end.
+# The tables of stage 10 know a decoding by system and sparsity, not by --tag: the same under two tags would stop it at the
+# very end.
 refuse_rows_of_other_tags() {
-    local system dir dset other
-    [ -n "${tag}${inference_tag}" ] || return 0
-    while read -r system _ _ _ dir dset; do
+    local system sparsity dir dset other
+    while read -r system _ _ sparsity dir dset; do
         for other in "${expdir}"/*/decode*/"${dset}"/decode_meta.json; do
             [ -f "${other}" ] && [[ ${decodings} != *" ${other%/*} "* ]] || continue
-            ! grep -q "\"system\": \"${system}\"" "${other}" ||
-                die "${other%/*} has rows of '${system}' already: give --tag or --inference_tag an --expdir of its own, or --stop_stage 9"
+            ! is_decoding "${other}" "${system}" "${sparsity/#-/0}" ||
+                die "${other%/*} has the rows of '${system}' at ${sparsity} already: give a --tag or --inference_tag an --expdir of its own, another --gated_name, or --stop_stage 9"
         done
     done <<<"${decodings}"
+}
+
+# is_decoding FILE SYSTEM SPARSITY: whether a decode_meta.json says so
+is_decoding() {
+    awk -F '": ' -v system_="$2" -v encoder="${3%,*}" -v decoder="${3#*,}" '
+        {gsub(/[ "]/, "", $1); gsub(/[",]/, "", $2); said[$1] = $2}
+        END {exit !(said["system"] == system_ && said["sparsity_encoder"] + 0 == encoder + 0 && said["sparsity_decoder"] + 0 == decoder + 0)}
+    ' "$1"
 }
 
 # decode EXP DIR OPTIONS…: one set with one system, by ${inference_nj} processes whose results are joined.
@@ -73,8 +81,7 @@ decode() {
     for job in "${pids[@]}"; do wait "${job}" || code=$?; done
     [ "${code}" -eq 0 ] || exit "${code}"
     if [ "${inference_nj}" -gt 1 ]; then
-        for file in "${dir}"/log/output.001/*best_recog/*; do
-            file=${file#"${dir}/log/output.001/"}
+        for file in $(cd "${dir}/log" && printf '%s\n' output.*/*best_recog/* | sed 's|^[^/]*/||' | sort -u); do
             mkdir -p "${dir}/${file%/*}"
             cat "${dir}"/log/output.*/"${file}" | LC_ALL=C sort >"${dir}/${file}"
         done

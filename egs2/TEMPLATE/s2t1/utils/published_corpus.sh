@@ -26,12 +26,11 @@ done
 
 # option NAME DEFAULT: the value that ${options[@]} give an option of s2t.sh
 option() {
-    local value=$2 i
+    local value=$2 i name
     for ((i = 0; i < ${#options[@]}; i++)); do
-        case "${options[i]}" in
-            "--$1") value=${options[i + 1]:-} ;;
-            "--$1="*) value=${options[i]#*=} ;;
-        esac
+        name=${options[i]%%=*}
+        [ "${name//-/_}" = "__$1" ] || continue
+        if [[ ${options[i]} = *=* ]]; then value=${options[i]#*=}; else value=${options[i + 1]:-}; fi
     done
     echo "${value}"
 }

@@ -35,7 +35,7 @@ shape_options() {
 
 # The checkpoints that options name (--init_param FILE:of:to …): a training is another one where their content is.
 initial_files() {
-    tr -s ' \n' '\n' <<<"$*" | awk '/^--/ {named = ($0 == "--init_param"); next} named {sub(/:.*/, ""); print}'
+    tr -s ' =\n' '\n' <<<"$*" | awk '/^--/ {named = ($0 == "--init_param"); next} named {sub(/:.*/, ""); print}'
 }
 
 # spaced_keys N TEXT: N ids (or all), evenly spaced, because the utterances are sorted by speaker
