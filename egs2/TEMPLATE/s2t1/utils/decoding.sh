@@ -45,7 +45,7 @@ refuse_rows_of_other_tags() {
         for other in "${expdir}"/*/decode*/"${dset}"/decode_meta.json; do
             [ -f "${other}" ] && [[ ${decodings} != *" ${other%/*} "* ]] || continue
             ! is_decoding "${other}" "${system}" "${sparsity/#-/0}" ||
-                die "${other%/*} has the rows of '${system}' at ${sparsity} already: give a --tag or --inference_tag an --expdir of its own, another --gated_name, or --stop_stage 9"
+                die "${other%/*} has the rows of '${system}' at ${sparsity/#-/0} already: move it away, or give a --tag or --inference_tag an --expdir of its own, another --gated_name or --stop_stage 9"
         done
     done <<<"${decodings}"
 }
