@@ -241,8 +241,8 @@ def behind_last(sos: int, ys: Tensor, real: Tensor) -> Tensor:
     Returns:
         (B, L)
     """
-    later = ((ys == sos) & real).long().flip(1).cumsum(1).flip(1)
-    return later - ((ys == sos) & real).long() == 0
+    starts = ((ys == sos) & real).long()
+    return starts.flip(1).cumsum(1).flip(1) == starts
 
 
 def _first(result: Any) -> Tensor:
