@@ -36,7 +36,7 @@ class GatingConfig:
             optimizer takes several).
         warmup_steps: training batches over which the target rises from 0.
         prior: scale of the logits that fine-tuning starts from: layers far from each other stay, those between them go
-            first (:func:`espnet_gated.gating.predictor.spread_layers`); 0: all layers start alike.
+            first (:func:`espnet_gated.gating.heads.spread_layers`); 0: all layers start alike.
         module_prior: what the logits of modules of a name start with beside that, e.g. ``{cgmlp: 0.5}``.
         gate_speed: how fast logits move for a step of the optimizer; below 1, weights adapt to the masks before the
             gates judge which modules these weights need.

@@ -12,6 +12,7 @@ from torch import Tensor
 from espnet_gated.gating.config import GatingConfig, check_sparsity
 from espnet_gated.gating.context import ContextEncoder, ContextField, GatingContext
 from espnet_gated.gating.gates import Gates, ModuleName, all_open, from_values
+from espnet_gated.gating.heads import LayerHead, output_layer, spread_layers
 from espnet_gated.gating.hierarchy import Scores, prior_log_odds
 from espnet_gated.gating.local import LocalGates, Tally, draw, per_row, pool
 from espnet_gated.gating.policy import THRESHOLD_SPARSITIES, InferencePolicy, interpolated
@@ -21,21 +22,6 @@ _SPARSITY_KNOTS = 9
 _MULTIPLY_FROM = 0.3
 """Under final masks in training, a module that this share of the rows needs runs for all of them: picking rows forward
 and backward takes longer than it spares (docs/experiments.md, «Picking rows in training»)."""
-
-
-class LayerHead(torch.nn.Module):
-    """The part of a local predictor that belongs to one layer: its input in, its log-odds out.
-
-    Args:
-        feature_size, width: sizes.
-        bias: (outputs,) where the log-odds start.
-    """
-
-    def __init__(self, feature_size: int, width: int, bias: Tensor):
-        super().__init__()
-        self.norm = torch.nn.LayerNorm(feature_size)
-        self.features = torch.nn.Linear(feature_size, width)
-        self.output = _output_layer(width, bias)
 
 
 class GatePredictor(torch.nn.Module):
@@ -93,7 +79,7 @@ class GatePredictor(torch.nn.Module):
                 {str(layer): LayerHead(feature_size, width, torch.cat(start)) for layer, start in layers}
             )
         else:
-            self.output = _output_layer(width, torch.cat([part for kind in zip(*starts, strict=True) for part in kind]))
+            self.output = output_layer(width, torch.cat([part for kind in zip(*starts, strict=True) for part in kind]))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
         # Of the learned budget: 0 until espnet_gated.inference.learned_budget has seen some speech.
         self.register_buffer("thresholds", torch.zeros(2, len(THRESHOLD_SPARSITIES)))
@@ -359,38 +345,6 @@ class GatePredictor(torch.nn.Module):
         if sparsity is not None:
             sparsity = check_sparsity(sparsity, f"--sparsity of the {self.stack}")
         self.policy = InferencePolicy(sparsity, budget, **more)  # type: ignore[arg-type]
-
-
-def spread_layers(layers: Sequence[int]) -> Tensor:
-    """Which layers to keep before anything is learned: the first, the last, then always the one farthest from these.
-
-    Pruned depth is regained best when the layers that stay are spread evenly (every other layer, Fan et al., ICLR
-    2020; distilled Transformers start from such layers too). Gradients alone find this slowly: of many redundant
-    self-attentions each can close at no loss, but not all of them.
-
-    Args:
-        layers: (M,) layer of each module.
-
-    Returns:
-        (M,) from 1 (kept longest) to -1 (closed first), the same for all modules of a layer.
-    """
-    left = sorted(set(layers))
-    kept = [left.pop(0), *([left.pop()] if left else [])]
-    while left:
-        farthest = max(left, key=lambda layer: min(abs(layer - other) for other in kept))
-        left.remove(farthest)
-        kept.append(farthest)
-    step = 2.0 / max(1, len(kept) - 1)
-    return torch.tensor([1.0 - step * kept.index(layer) for layer in layers])
-
-
-def _output_layer(width: int, bias: Tensor) -> torch.nn.Linear:
-    """Starts near its bias (M,), so that an untrained predictor follows the asked sparsity and the prior alone."""
-    layer = torch.nn.Linear(width, bias.numel())
-    torch.nn.init.normal_(layer.weight, std=0.1 * width**-0.5)
-    with torch.no_grad():
-        layer.bias.copy_(bias)
-    return layer
 
 
 def _hat(sparsity: Tensor) -> Tensor:

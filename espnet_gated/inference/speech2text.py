@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
 from espnet_gated.analysis.flops import measure_flops
 from espnet_gated.gating.config import parse_sparsity
 from espnet_gated.gating.context import GatingContext
-from espnet_gated.gating.gates import Gates
-from espnet_gated.gating.local import Tally
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, rescoring, without_ctc
+from espnet_gated.inference.decided import Decided, by_position
 from espnet_gated.inference.encoding import Encoded, EncodesRequests, groups_of
 from espnet_gated.inference.long_form import LongForm, Segment, decode_long
 from espnet_gated.inference.optimize import leave_out_interctc, optimize_for_inference, quantize_for_inference
@@ -28,21 +26,6 @@ from espnet_gated.pretrained import model_files
 from espnet_gated.twin import gate_in_place, load_weights
 
 Result = list[tuple[str | None, list[str], list[int], str | None, Hypothesis]]
-
-
-@dataclass(frozen=True)
-class Decided:
-    """What a predictor decided for an utterance.
-
-    Attributes:
-        gates: of its batch.
-        row: the utterance's.
-        tally: of gates that differ by token.
-    """
-
-    gates: Gates
-    row: int
-    tally: Tally | None = None
 
 
 class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
@@ -256,17 +239,16 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
                 steps[i] = max((len(h.yseq) for h in found), default=0) - len(primers[i])
         end = time.perf_counter()
         share = 1.0 / len(requests)
-        tallies = {id(d.tally): d.tally for decided in gates for d in decided.values() if d.tally is not None}
-        positions = {key: tally.by_position() for key, tally in tallies.items()}  # untimed
+        positions = by_position(gates)  # untimed
         self.stats = [
             DecodeStats(
                 seconds=r.speech.shape[0] / self.preprocessor_conf["fs"],
                 encode_s=(middle - start) * share,
                 search_s=(end - middle) * share,
                 steps=steps[i],
-                gates={stack: _gate_table(d.gates, d.row) for stack, d in gates[i].items()},
-                skipped={stack: float(d.gates.skipped()[d.row]) for stack, d in gates[i].items()},
-                by_position=_by_position(gates[i], positions),
+                gates={stack: d.table for stack, d in gates[i].items()},
+                skipped={stack: d.skipped for stack, d in gates[i].items()},
+                by_position=positions[i],
             )
             for i, r in enumerate(requests)
         ]
@@ -390,14 +372,3 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
 def _out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: torch has no class of its own for those on a CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
-def _by_position(
-    decided: dict[str, Decided], positions: dict[int, list[dict[str, list[float]]]]
-) -> dict[str, dict[str, list[float]]]:
-    return {stack: positions[id(d.tally)][d.row] for stack, d in decided.items() if d.tally is not None}
-
-
-def _gate_table(gates: Gates, row: int) -> dict[str, float]:
-    values = gates.host[row] if gates.host is not None else gates.values[row].tolist()
-    return {f"{layer}.{name}": float(v) for (layer, name), v in zip(gates.names, values, strict=True)}

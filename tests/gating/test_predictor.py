@@ -6,8 +6,9 @@ import torch
 from espnet_gated.gating.config import GatingConfig
 from espnet_gated.gating.context import GatingContext, parse_fields
 from espnet_gated.gating.costs import shares
+from espnet_gated.gating.heads import spread_layers
 from espnet_gated.gating.policy import THRESHOLD_SPARSITIES
-from espnet_gated.gating.predictor import GatePredictor, pool, spread_layers
+from espnet_gated.gating.predictor import GatePredictor, pool
 
 NAMES = [(layer, name) for layer in range(3) for name in ("self_attn", "src_attn", "feed_forward")]
 COSTS = shares([3.0, 2.0, 1.0] * 3)

@@ -1,0 +1,55 @@
+"""Output layers of gate predictors, and what they start with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class LayerHead(torch.nn.Module):
+    """The part of a local predictor that belongs to one layer: its input in, its log-odds out.
+
+    Args:
+        feature_size, width: sizes.
+        bias: (outputs,) where the log-odds start.
+    """
+
+    def __init__(self, feature_size: int, width: int, bias: Tensor):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(feature_size)
+        self.features = torch.nn.Linear(feature_size, width)
+        self.output = output_layer(width, bias)
+
+
+def spread_layers(layers: Sequence[int]) -> Tensor:
+    """Which layers to keep before anything is learned: the first, the last, then always the one farthest from these.
+
+    Pruned depth is regained best when the layers that stay are spread evenly (every other layer, Fan et al., ICLR
+    2020; distilled Transformers start from such layers too). Gradients alone find this slowly: of many redundant
+    self-attentions each can close at no loss, but not all of them.
+
+    Args:
+        layers: (M,) layer of each module.
+
+    Returns:
+        (M,) from 1 (kept longest) to -1 (closed first), the same for all modules of a layer.
+    """
+    left = sorted(set(layers))
+    kept = [left.pop(0), *([left.pop()] if left else [])]
+    while left:
+        farthest = max(left, key=lambda layer: min(abs(layer - other) for other in kept))
+        left.remove(farthest)
+        kept.append(farthest)
+    step = 2.0 / max(1, len(kept) - 1)
+    return torch.tensor([1.0 - step * kept.index(layer) for layer in layers])
+
+
+def output_layer(width: int, bias: Tensor) -> torch.nn.Linear:
+    """Starts near its bias (M,), so that an untrained predictor follows the asked sparsity and the prior alone."""
+    layer = torch.nn.Linear(width, bias.numel())
+    torch.nn.init.normal_(layer.weight, std=0.1 * width**-0.5)
+    with torch.no_grad():
+        layer.bias.copy_(bias)
+    return layer
