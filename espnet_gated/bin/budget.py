@@ -21,7 +21,7 @@ from espnet_gated.analysis.scoring import write_json
 from espnet_gated.analysis.table import text_table
 from espnet_gated.bin.s2t_inference import with_contexts
 from espnet_gated.data.contexts import read_contexts
-from espnet_gated.inference.audio import Item, load_request, read_items
+from espnet_gated.inference.audio import Item, load_request, read_items, spread
 from espnet_gated.inference.learned_budget import calibrate_thresholds, measure_shares, one_look, save_thresholds
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
@@ -41,7 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--s2t_train_config", help="config.yaml (default: beside the checkpoint)")
     add("--s2t_model_file", required=True, help="gated checkpoint; --calibrate true changes it")
     add("--calibrate", type=str2bool, default=False, help="store thresholds of the learned budget in the checkpoint")
-    add("--num_utts", type=int, default=0, help="only so many utterances, evenly spaced; 0: all")
+    add("--num_utts", type=int, default=0, help="only about so many utterances, evenly spaced within each task; 0: all")
     add("--batch_size", type=int, default=32, help="utterances encoded together")
     add("--pad_to_speech_length", type=str2bool, default=True, help="as in s2t_inference")
     add("--ngpu", type=int, default=0, help="1: on a GPU")
@@ -74,7 +74,7 @@ def find_batches(model: Speech2Text, data_dir: Path, num_utts: int, size: int) -
         raise ValueError(f"--num_utts must be at least 0 and --batch_size at least 1, got {num_utts} and {size}")
     items = read_items(data_dir / "wav.scp", data_dir)
     if 0 < num_utts < len(items):
-        items = [items[i * len(items) // num_utts] for i in range(num_utts)]
+        items = spread(items, num_utts)
     contexts = read_contexts(data_dir, {f.name: f.kind for f in model.s2t_model.context_fields})
     return Batches(items, contexts, int(model.preprocessor_conf["fs"]), size)
 

@@ -25,7 +25,17 @@ from tqdm import tqdm
 
 from espnet_gated.data.contexts import read_contexts
 from espnet_gated.gating.config import parse_sparsity
-from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_request, read_items, read_table, symbol
+from espnet_gated.inference.audio import (
+    DecodeInputError,
+    Item,
+    batches,
+    load_request,
+    of_each_task,
+    read_items,
+    read_table,
+    spread,
+    symbol,
+)
 from espnet_gated.inference.baseline import ESPnetBaseline
 from espnet_gated.inference.calibration import load_or_calibrate
 from espnet_gated.inference.request import Request
@@ -39,6 +49,7 @@ BUDGETS = ["exact", "learned", "open", "random", "fixed"]
 """``random`` masks within the budget and one ``fixed`` mask for everyone are baselines."""
 
 NLL_BATCH = 16
+FIXED_MASK_UTTS = 60  # whose average logits make the one mask for everyone
 """Utterances whose true words are scored together."""
 
 MODEL_OPTIONS = (
@@ -233,7 +244,7 @@ def decode(args: argparse.Namespace) -> None:
     if args.budget == "fixed":
         model.set_sparsity(asked, "exact")
         everyone = find_items(args, every=True)  # one mask for all, in whatever process they are decoded
-        some = everyone[:: max(1, len(everyone) // 60)]
+        some = spread(everyone, FIXED_MASK_UTTS)
         fix_masks(model, [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in some])
     sparsity = _usual_sparsity(model, asked)
     common = {
@@ -270,11 +281,8 @@ def decode(args: argparse.Namespace) -> None:
 
 
 def counted_utterances(items: list[Item], every: int) -> set[str]:
-    """Every n-th utterance of each task: in a data directory tasks may take turns, and every second is one task."""
-    of_task: dict[str | None, list[str]] = {}
-    for item in items:
-        of_task.setdefault(item.task, []).append(item.utt_id)
-    return {utt for utts in of_task.values() for utt in utts[::every]}
+    """Every n-th utterance of each task."""
+    return {item.utt_id for task in of_each_task(items) for item in task[::every]}
 
 
 def measure_nll(

@@ -81,6 +81,23 @@ def read_items(wav_scp: Path, context_dir: Path | None, key_file: Path | None = 
     ]
 
 
+def of_each_task(items: Sequence[Item]) -> list[list[Item]]:
+    """Utterances by task. In a data directory tasks may take turns: every n-th utterance of all may be one task's."""
+    of_task: dict[str | None, list[Item]] = {}
+    for item in items:
+        of_task.setdefault(item.task, []).append(item)
+    return list(of_task.values())
+
+
+def spread(items: Sequence[Item], number: int) -> list[Item]:
+    """About ``number`` utterances, evenly spaced within each task, and at least one of each."""
+    chosen = []
+    for task in of_each_task(items):
+        most = min(len(task), max(1, round(number * len(task) / len(items))))
+        chosen += [task[i * len(task) // most] for i in range(most)]
+    return chosen
+
+
 def load_request(item: Item, fs: int) -> Request:
     """Read the audio of an utterance: any format and rate, one channel or more.
 

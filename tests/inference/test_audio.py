@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from espnet_gated.data import ffmpeg
-from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_request
+from espnet_gated.inference.audio import DecodeInputError, Item, batches, load_request, spread
 
 FS = 16000
 
@@ -47,3 +47,18 @@ def test_batches_are_sorted_by_seconds_whatever_the_rate(tmp_path):
         soundfile.write(path, np.zeros(round(rate * seconds)), rate)
         items.append(Item(str(rate), None, None, str(path)))
     assert [[i.utt_id for i in batch] for batch in batches(items, 2, by_length=True)] == [["8000", "16000"], ["48000"]]
+
+
+@pytest.mark.parametrize("number", [1, 4, 6, 7, 8])
+def test_utterances_are_spread_over_all_tasks_where_tasks_take_turns(number):
+    items = [Item(f"{n}-{task}", "<deu>", task, "") for n in range(12) for task in ("<asr>", "<st_eng>")]
+    chosen = spread(items, number)
+    halves = [sum(item.task == task for item in chosen) for task in ("<asr>", "<st_eng>")]
+    assert halves[0] == halves[1] == max(1, round(number / 2))
+    assert len(set(chosen)) == len(chosen)
+    assert set(spread(items, 24)) == set(items)
+
+
+def test_a_rare_task_is_not_left_out():
+    items = [Item(str(n), "<deu>", "<asr>", "") for n in range(99)] + [Item("99", "<deu>", "<st_eng>", "")]
+    assert [item.utt_id for item in spread(items, 5)] == ["0", "19", "39", "59", "79", "99"]
