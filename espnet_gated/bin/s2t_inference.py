@@ -48,21 +48,21 @@ from espnet_gated.pretrained import model_files
 BUDGETS = ["exact", "learned", "open", "random", "fixed"]
 """``random`` masks within the budget and one ``fixed`` mask for everyone are baselines."""
 
-NLL_BATCH = 16
 FIXED_MASK_UTTS = 60  # whose average logits make the one mask for everyone
+NLL_BATCH = 16
 """Utterances whose true words are scored together."""
 
+# partial_ar is passed on to be refused by name.
 MODEL_OPTIONS = (
     *("s2t_train_config", "s2t_model_file", "lm_train_config", "lm_file", "ngram_file", "token_type", "bpemodel"),
     *("maxlenratio", "minlenratio", "dtype", "beam_size", "ctc_weight", "lm_weight", "ngram_weight", "penalty"),
     *("nbest", "normalize_length", "quantize_s2t_model", "quantize_lm", "predict_time", "partial_ar"),
-    *("threshold_probability", "max_seq_len", "max_mask_parallel"),
 )
 
 TIMED_OPTIONS = (
     *("beam_size", "ctc_weight", "ctc_tasks", "ctc_rescoring", "lm_weight", "ngram_weight", "penalty", "nbest"),
     *("exact_nbest", "maxlenratio", "minlenratio", "dtype", "quantize_s2t_model", "quantize_dtype", "interctc"),
-    *("pad_to_speech_length", "partial_ar", "budget"),
+    *("pad_to_speech_length", "budget"),
 )
 """What a calibration of ``--rtf`` depends on."""
 

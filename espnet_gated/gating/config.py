@@ -42,7 +42,8 @@ class GatingConfig:
             gates judge which modules these weights need.
         freeze_steps: training batches after which masks are final: decided as at inference, without a gradient to the
             predictor, so closed modules cost nothing in training either; 0: never. The features that the predictor
-            looks at go on changing with the weights: what hangs on them still moves.
+            looks at go on changing with the weights: what hangs on them still moves. Contexts go on being dropped at
+            random (``context_dropout``): weights learn the masks of utterances whose context is unknown, too.
         hidden_units: width of the predictor.
         condition_on: what the predictor may see: any of ``features``, ``context``, ``sparsity`` (ablations drop some).
         inference_sparsity: share to skip where the caller asks for none; ``None``: the target, or 0 for a range.

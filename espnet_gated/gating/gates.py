@@ -10,6 +10,11 @@ ModuleName = tuple[int, str]
 """A gated module: (index of its layer, ESPnet's attribute name in that layer)."""
 
 
+def precise(dtype: torch.dtype) -> torch.dtype:
+    """The type that shares are told and summed in: half precision has too few digits for a budget."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def on_device(values: Sequence[int], device: torch.device) -> Tensor:
     """Indices that the host knows as a tensor (n,), without waiting for what the device still has to do."""
     return torch.tensor(list(values), dtype=torch.long).to(device, non_blocking=True)
@@ -131,12 +136,17 @@ class Gates:
 
     def skipped(self) -> Tensor:
         """Share of the cost that is skipped, (B,), differentiable in training."""
-        return 1.0 - (self.values * self.costs.to(self.values)).sum(-1)
+        return 1.0 - self._share(self.values)
 
     def expected_skipped(self) -> Tensor:
         """Share of the cost that would be skipped if every gate were drawn by its probability, (B,) (training only)."""
         assert self.soft_open is not None
-        return 1.0 - (self.soft_open * self.costs.to(self.soft_open)).sum(-1)
+        return 1.0 - self._share(self.soft_open)
+
+    def _share(self, opened: Tensor) -> Tensor:
+        """Share of the cost, (B,), of modules that are open by (B, M)."""
+        dtype = precise(opened.dtype)
+        return (opened.to(dtype) * self.costs.to(opened.device, dtype)).sum(-1)
 
     def select(self, rows: Sequence[int]) -> "Gates":
         """The gates of some rows (indices on the host; repeats allowed)."""

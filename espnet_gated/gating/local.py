@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from espnet_gated.gating.budget import TOLERANCE
-from espnet_gated.gating.gates import Gates, LayerGates, ModuleGate, ModuleName, hard_gate, on_device
+from espnet_gated.gating.gates import Gates, LayerGates, ModuleGate, ModuleName, hard_gate, on_device, precise
 from espnet_gated.gating.hierarchy import Scores
 
 if TYPE_CHECKING:
@@ -61,11 +61,13 @@ class Tally:
         utterances: their number.
         names: the M modules, layer by layer.
         costs: (M,) shares of the cost.
+        like: gives device and type (half precision could not count past 256: float32 in its place).
     """
 
     def __init__(self, utterances: int, names: list[ModuleName], costs: Tensor, like: Tensor):
         self.names = names
         self.costs = costs
+        like = like.new_zeros((), dtype=precise(like.dtype))
         layers: dict[int, int] = {}
         for layer, _ in names:
             layers[layer] = layers.get(layer, 0) + 1

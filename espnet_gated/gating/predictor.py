@@ -11,7 +11,7 @@ from torch import Tensor
 
 from espnet_gated.gating.config import GatingConfig, check_sparsity
 from espnet_gated.gating.context import ContextEncoder, ContextField, GatingContext
-from espnet_gated.gating.gates import Gates, ModuleName, all_open, from_values
+from espnet_gated.gating.gates import Gates, ModuleName, all_open, from_values, precise
 from espnet_gated.gating.heads import LayerHead, output_layer, spread_layers
 from espnet_gated.gating.hierarchy import Scores, prior_log_odds
 from espnet_gated.gating.local import LocalGates, Tally, draw, per_row, pool
@@ -47,6 +47,8 @@ class GatePredictor(torch.nn.Module):
     Raises:
         ValueError: for a level that the stack cannot have.
     """
+
+    thresholds: Tensor
 
     def __init__(
         self,
@@ -87,6 +89,14 @@ class GatePredictor(torch.nn.Module):
         self.current: GatingContext | None = None
         self.policy = InferencePolicy()
         self._last: Gates | LocalGates | None = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As in torch; thresholds only move: ``model.to(torch.bfloat16)`` would round them."""
+        thresholds = self.thresholds
+        super()._apply(fn, recurse)
+        if self.thresholds.dtype != precise(self.thresholds.dtype):
+            self.thresholds = thresholds.to(self.thresholds.device)
+        return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         state_dict.setdefault(f"{prefix}thresholds", self.thresholds)  # checkpoints from before there were any
@@ -179,10 +189,14 @@ class GatePredictor(torch.nn.Module):
         return gates
 
     def asked(self, like: Tensor) -> Tensor:
-        """Asked sparsity of each utterance, (B,): the context's, the caller's or the model's default."""
+        """Asked sparsity of each utterance, (B,): the context's, the caller's or the model's default.
+
+        In float32 at least, whatever the type of ``like``: in bfloat16 0.3 would be 0.30078, another budget.
+        """
+        dtype = precise(like.dtype)
         if self.current is not None and self.stack in self.current.sparsity:
-            return self.current.sparsity[self.stack].to(like)
-        return like.new_full((like.size(0),), self._usual_sparsity)
+            return self.current.sparsity[self.stack].to(like.device, dtype)
+        return like.new_full((like.size(0),), self._usual_sparsity, dtype=dtype)
 
     def logits(self, pooled: Tensor, sparsity: Tensor) -> Tensor:
         """Log-odds of running each module, (B, M), from one look at the utterance."""
@@ -304,7 +318,7 @@ class GatePredictor(torch.nn.Module):
             values, soft_open = budget_gates(scores.joint, self.costs, sparsity, self._temperature(), noise)
         self.num_updates += 1
         self.thresholds.zero_()  # of an earlier training's logits
-        costs = self.costs.to(values)
+        costs = self.costs.to(values.device)
         return Gates(values, self.names, costs, scores.joint, soft=True, soft_open=soft_open)
 
     def _temperature(self) -> float:

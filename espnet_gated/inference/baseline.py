@@ -12,7 +12,7 @@ from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
 
 from espnet_gated.analysis.flops import measure_flops
 from espnet_gated.inference.optimize import leave_out_interctc
-from espnet_gated.inference.request import DecodeStats, Request
+from espnet_gated.inference.request import DecodeStats, Request, refuse_partial_ar
 from espnet_gated.twin import load_weights
 
 
@@ -32,8 +32,9 @@ class ESPnetBaseline(ESPnetSpeech2Text):
         ``interctc=False`` leaves out what :class:`~espnet_gated.inference.speech2text.Speech2Text` does.
 
         Raises:
-            ValueError: for a checkpoint of another shape.
+            ValueError: for a checkpoint of another shape, or an option that ESPnet or this engine cannot serve.
         """
+        refuse_partial_ar(kwargs)
         if quantize_s2t_model:
             raise ValueError("--quantize_s2t_model is not supported by --engine espnet")
         if s2t_train_config is None and s2t_model_file is not None:
@@ -52,7 +53,7 @@ class ESPnetBaseline(ESPnetSpeech2Text):
         start = time.perf_counter()
         results = super()._decode_single_sample(enc)
         self._search_s = time.perf_counter() - start
-        primer = len(self.beam_search.hyp_primer or [0])
+        primer = len(self.beam_search.hyp_primer)
         self._steps = max((len(r[4].yseq) - primer for r in results), default=0)
         return results
 

@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from espnet.nets.ctc_prefix_score import CTCPrefixScoreTH
+from espnet.nets.ctc_prefix_score import CTCPrefixScore, CTCPrefixScoreTH
 from espnet.nets.scorers.ctc import CTCPrefixScorer
 from espnet2.bin.s2t_inference import ScoreFilter
 from torch import Tensor
+
+from espnet_gated.gating.gates import precise
 
 BLANK = 0
 LOG_ZERO = -1e10
@@ -56,6 +59,21 @@ class PrimedCTCPrefixScorer(CTCPrefixScorer):
         """Say what the next searches start with (``None``: a single ``<sos>``)."""
         self.primer_length = 1 if primer is None else len(primer)
 
+    def init_state(self, x: Tensor) -> Any:
+        """As in ESPnet, with log-posteriors in float32 at least."""
+        self.impl = CTCPrefixScore(self._posteriors(x[None])[0].cpu().numpy(), BLANK, self.eos, np)
+        return 0, self.impl.initial_state()
+
+    def batch_init_state(self, x: Tensor) -> None:
+        """As in ESPnet, with log-posteriors in float32 at least."""
+        logp = self._posteriors(x[None])
+        self.impl = CTCPrefixScoreTH(logp, torch.tensor([logp.size(1)]), BLANK, self.eos)
+
+    def _posteriors(self, memory: Tensor) -> Tensor:
+        """(U, T, vocab) of encoder outputs (U, T, size); half precision has no room for −1e10, nor digits for sums."""
+        logp: Tensor = self.ctc.log_softmax(memory).detach()
+        return logp.to(precise(logp.dtype))
+
     def score_partial(self, y: Tensor, ids: Tensor, state: Any, x: Tensor) -> tuple[Tensor, Any]:
         """As in ESPnet, for the tokens behind the primer."""
         return super().score_partial(y[self.primer_length - 1 :], ids, state, x)
@@ -67,8 +85,7 @@ class PrimedCTCPrefixScorer(CTCPrefixScorer):
     # -- for batches of utterances ----------------------------------------------------------------
     def start_batch(self, memory: Tensor, frames: Sequence[int], primer_length: int) -> CTCBatchState:
         """State before the first token; memory (U, T, size)."""
-        logp = self.ctc.log_softmax(memory)
-        return self._state(logp, tuple(frames), primer_length)
+        return self._state(self._posteriors(memory), tuple(frames), primer_length)
 
     def _state(self, logp: Tensor, frames: tuple[int, ...], primer_length: int) -> CTCBatchState:
         # ESPnet's scorer overwrites the padding of what it is given, so it gets a copy.
@@ -189,7 +206,7 @@ def without_ctc(search: Any) -> Any:
     Args:
         search: ESPnet's ``BeamSearch``, or a class of its family.
     """
-    if "ctc" not in getattr(search, "part_scorers", {}):
+    if "ctc" not in search.part_scorers:
         return search
     other = _without_scorer(search)
     weights = search.weights

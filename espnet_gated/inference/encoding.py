@@ -147,9 +147,11 @@ class EncodesRequests:
             out, frames = self.s2t_model.encode(batch, lengths)
             out, intermediate = out if isinstance(out, tuple) else (out, None)
             predictor = self.predictors().get("encoder")
+            # Once: gates that were decided on the way are put together, and read from the device, at every look.
+            decided = None if predictor is None else predictor.last
             ends = frames.tolist()
             for row, i in enumerate(group):
-                gates = {"encoder": (predictor.last, row)} if predictor is not None and predictor.last else {}
+                gates = {} if decided is None else {"encoder": (decided, row)}
                 inter = None if intermediate is None else [(n, h[row : row + 1]) for n, h in intermediate]
                 encoded[i] = Encoded(out[row, : ends[row]], inter, gates)
         return [e for e in encoded if e is not None]

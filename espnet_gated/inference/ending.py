@@ -12,6 +12,14 @@ NEVER_POSITIVE = ("decoder", "ctc", "lm", "ngram", "scorefilter")
 """Scorers whose increments are log-probabilities: they bound what a running hypothesis can still gain."""
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A hypothesis that has ended, and its score on the host, where the end of the search is decided."""
+
+    hypothesis: Hypothesis
+    score: float
+
+
 @dataclass
 class Beam:
     """The hypotheses of one utterance and how its search ends."""
@@ -19,7 +27,7 @@ class Beam:
     number: int  # place in the caller's batch
     max_length: int
     min_length: int
-    ended: list[Hypothesis] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
 
 
 def length_bounds(frames: int, maxlenratio: float, minlenratio: float) -> tuple[int, int]:
@@ -60,7 +68,7 @@ class EndRule:
         """
         if not beam.ended:
             return False
-        if self.detect_end and end_detect([{"score": float(h.score), "yseq": h.yseq} for h in beam.ended], step):
+        if self.detect_end and end_detect([{"score": e.score, "yseq": e.hypothesis.yseq} for e in beam.ended], step):
             return True
         return not self.exact_nbest and self._cannot_win(beam, step, best_running, length)
 
@@ -74,16 +82,15 @@ class EndRule:
             return False
         left = beam.max_length - 1 - step
         bound = best_running + max(0.0, self.weights.get("length_bonus", 0.0)) * left
-        best = max(self._key(h) for h in beam.ended)
+        best = max(self._key(e) for e in beam.ended)
         if self.normalize_length:
             # A negative score is divided by at most the longest length, a positive one by at least the present.
             bound = bound / (length + left) if bound < 0 else bound / (length - 1)
         return bound <= best
 
-    def _key(self, hypothesis: Hypothesis) -> float:
-        score = float(hypothesis.score)
-        return score / (len(hypothesis.yseq) - 1) if self.normalize_length else score
+    def _key(self, ended: Ended) -> float:
+        return ended.score / (len(ended.hypothesis.yseq) - 1) if self.normalize_length else ended.score
 
-    def ranked(self, ended: list[Hypothesis]) -> list[Hypothesis]:
+    def ranked(self, ended: list[Ended]) -> list[Hypothesis]:
         """Hypotheses, best first."""
-        return sorted(ended, key=self._key, reverse=True)
+        return [e.hypothesis for e in sorted(ended, key=self._key, reverse=True)]

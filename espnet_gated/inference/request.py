@@ -42,8 +42,9 @@ class DecodeStats:
         steps: length of the search in tokens.
         gates: stack → module name (``0.attn``) → 1 open, 0 closed.
         skipped: stack → share of the gated cost that was skipped.
-        by_position: stack → module name → open share at each output position, over the hypotheses that were extended
-            there; only of stacks whose gates differ by token, and of our own search.
+        by_position: stack → module name → open share at each output position, over the rows of the search that the
+            decoder ran there: the hypotheses that were extended, and once more those that had just ended; only of
+            stacks whose gates differ by token, and of our own search.
     """
 
     seconds: float
@@ -53,3 +54,19 @@ class DecodeStats:
     gates: dict[str, dict[str, float]]
     skipped: dict[str, float]
     by_position: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+
+def refuse_partial_ar(options: Mapping[str, Any]) -> None:
+    """Say at once what would be a TypeError of the first utterance.
+
+    Args:
+        options: of ESPnet's ``Speech2Text``.
+
+    Raises:
+        ValueError: if partially autoregressive decoding is among them.
+    """
+    if options.get("partial_ar"):
+        raise ValueError(
+            "partial_ar True cannot work with this version of ESPnet: its Speech2Text calls PartiallyARInference with "
+            "x=, which takes enc_out= (--partial_ar)"
+        )

@@ -24,7 +24,7 @@ from espnet_gated.gating.gates import Gates
 from espnet_gated.gating.local import LocalGates
 from espnet_gated.inference.cache import DecoderCache
 from espnet_gated.inference.ctc import CTCRescorer, PrimedCTCPrefixScorer
-from espnet_gated.inference.ending import Beam, EndRule, length_bounds
+from espnet_gated.inference.ending import Beam, Ended, EndRule, length_bounds
 from espnet_gated.inference.topk import top_k
 
 
@@ -328,7 +328,7 @@ class CachedBeamSearch(BatchBeamSearch):
                     ended.append((u, w))
                 else:
                     alive[u].append(w)
-        self._end(state, ended, step)
+        self._end(state, ended, step, host_total)
         running = []
         for u, beam in enumerate(state.beams):
             best_running = max((host_total[u][w] for w in alive[u]), default=-float("inf"))
@@ -338,15 +338,23 @@ class CachedBeamSearch(BatchBeamSearch):
             return None
         return state if len(running) == utterances else self._keep(state, running)
 
-    def _end(self, state: SearchState, rows: list[tuple[int, int]], step: int) -> None:
-        """Give hypotheses (utterance, place) that end with this step to their utterances, and free their places."""
+    def _end(
+        self, state: SearchState, rows: list[tuple[int, int]], step: int, host_total: Sequence[Sequence[float]]
+    ) -> None:
+        """Give hypotheses (utterance, place) that end with this step to their utterances, and free their places.
+
+        Args:
+            host_total: the scores (U, W) of the step on the host.
+        """
         long_enough = [(u, w) for u, w in rows if step >= state.beams[u].min_length]
         found = [self._hypothesis(state, u, w, step == state.beams[u].max_length - 1) for u, w in long_enough]
+        scores = [host_total[u][w] for u, w in long_enough]
         beams = [state.beams[u] for u, _ in long_enough]
         if found and self.rescorer is not None and state.posteriors is not None:
             found = self._rescored(found, state.posteriors, state.frames, [beam.number for beam in beams])
-        for beam, hypothesis in zip(beams, found, strict=True):
-            beam.ended.append(hypothesis)
+            scores = torch.stack([h.score for h in found]).tolist()
+        for beam, hypothesis, score in zip(beams, found, scores, strict=True):
+            beam.ended.append(Ended(hypothesis, score))
         for u, w in rows:
             state.total[u, w] = -torch.inf
 

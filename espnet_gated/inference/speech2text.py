@@ -20,7 +20,7 @@ from espnet_gated.inference.decided import Decided, by_position
 from espnet_gated.inference.encoding import Encoded, EncodesRequests, groups_of
 from espnet_gated.inference.long_form import LongForm, Segment, decode_long
 from espnet_gated.inference.optimize import leave_out_interctc, optimize_for_inference, quantize_for_inference
-from espnet_gated.inference.request import DecodeStats, Request, Speech
+from espnet_gated.inference.request import DecodeStats, Request, Speech, refuse_partial_ar
 from espnet_gated.inference.search import CachedBeamSearch
 from espnet_gated.pretrained import model_files
 from espnet_gated.twin import gate_in_place, load_weights
@@ -56,12 +56,13 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         quantize_s2t_model: bool = False,
         quantize_modules: list[str] | None = None,
         quantize_dtype: str = "qint8",
+        predict_time: bool = False,
         **kwargs: Any,
     ):
         """Load a model for decoding.
 
         Args:
-            s2t_train_config, s2t_model_file, args, kwargs, quantize_…: as in ESPnet.
+            s2t_train_config, s2t_model_file, args, kwargs, quantize_…: as in ESPnet (no ``partial_ar``).
             sparsity: share to skip: a number, ``"ENCODER,DECODER"`` or a pair; ``None``: the model's default.
             budget: ``exact`` or ``learned``; ``None``: the model's default.
             pad_to_speech_length: pad to the training length (``speech_length``) as ESPnet does; ``False`` encodes the
@@ -76,18 +77,24 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
             interctc: return what the intermediate CTC of some encoder layers heard beside the results, as ESPnet does
                 for a model that was trained with it. ``False``: results alone, and nothing computed for it that later
                 layers do not need.
+            predict_time: predict timestamps; beside CTC with ``ctc_rescoring`` alone, which leaves them out.
 
         Raises:
-            ValueError: for a checkpoint of another shape, a sparsity outside [0, 1) or a task that is not in the token
-                list.
+            ValueError: for a checkpoint of another shape, a sparsity outside [0, 1), a task that is not in the token
+                list, or options that cannot go together.
         """
+        refuse_partial_ar(kwargs)
         if s2t_train_config is None and s2t_model_file is not None:
             s2t_train_config = Path(s2t_model_file).parent / "config.yaml"
         for path in (s2t_train_config, s2t_model_file):
             if path is not None and not Path(path).is_file():
                 raise ValueError(f"{path}: no such file")
         # ESPnet would unpickle the checkpoint and quantise before we can gate: both are done here instead.
-        super().__init__(s2t_train_config, None, *args, **kwargs)
+        modules = quantize_modules or ["Linear"]
+        super().__init__(
+            s2t_train_config, None, *args, quantize_modules=modules, quantize_dtype=quantize_dtype, **kwargs
+        )
+        self.predict_time = predict_time  # not told above: ESPnet refuses it beside CTC even if that only rescores
         if s2t_model_file is not None:
             load_weights(self.s2t_model, str(s2t_model_file))
         self.pad_to_speech_length = pad_to_speech_length
@@ -96,9 +103,11 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         self.interctc = interctc
         if not interctc:
             leave_out_interctc(self.s2t_model.encoder)
-        self._gate(quantize_s2t_model, quantize_modules or ["Linear"], quantize_dtype)
+        self._gate(quantize_s2t_model, modules, quantize_dtype)
         self.ctc_tasks = None if ctc_tasks is None else {self._task_token(task) for task in ctc_tasks}
         self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest, ctc_rescoring)
+        if predict_time:
+            self._check_times(self.beam_search)
         self._budget: str | None = None
         self.set_sparsity(sparsity, budget)
 
@@ -114,11 +123,11 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
 
     def _prepare_search(self, exact_nbest: bool, ctc_rescoring: bool) -> None:
         search = self.beam_search
-        ctc = search.part_scorers.get("ctc") if hasattr(search, "part_scorers") else None
+        ctc = search.part_scorers.get("ctc")
         if ctc is not None:
             primed = PrimedCTCPrefixScorer(ctc.ctc, ctc.eos)
             search.scorers["ctc"] = search.part_scorers["ctc"] = primed
-        if not self.partial_ar and CachedBeamSearch.suits(search):
+        if CachedBeamSearch.suits(search):
             search.__class__ = CachedBeamSearch
             search.exact_nbest = exact_nbest
         if self.ctc_tasks is not None:
@@ -138,10 +147,27 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         return int(self.converter.token2id[symbol])
 
     def _search_for(self, primer: Sequence[int]) -> Any:
-        """The search for a task: with CTC, or without where the task is none of ``ctc_tasks``."""
-        if self.ctc_tasks is None or self.ctc_tasks & set(primer[primer.index(self.s2t_model.sos) :]):
-            return self.beam_search
-        return self._search_without_ctc
+        """The search for a task: with CTC, or without where the task is none of ``ctc_tasks``.
+
+        Raises:
+            ValueError: if timestamps are to be predicted and CTC scores every token.
+        """
+        search = self.beam_search
+        if self.ctc_tasks is not None and not self.ctc_tasks & set(primer[primer.index(self.s2t_model.sos) :]):
+            search = self._search_without_ctc
+        if primer[-1] != self.converter.token2id[self.preprocessor_conf["notime_symbol"]]:
+            self._check_times(search)
+        return search
+
+    @staticmethod
+    def _check_times(search: Any) -> None:
+        """Refuse a search for timestamps in which CTC scores every token: it has never heard time tokens."""
+        if "ctc" in search.part_scorers:
+            raise ValueError(
+                f"CTC with a weight of {search.weights['ctc']} cannot score the timestamps that are to be predicted "
+                "(--ctc_weight, --predict_time): let it score whole hypotheses without them (--ctc_rescoring true) or "
+                "do without it (--ctc_weight 0)"
+            )
 
     def set_sparsity(
         self,
@@ -207,7 +233,13 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
 
         Returns:
             one result for each request; ``stats`` holds what each took.
+
+        Raises:
+            ValueError: for a request that the options cannot serve.
         """
+        if not requests:
+            self.stats = []
+            return []
         try:
             return self._decode(requests)
         except (RuntimeError, MemoryError) as error:
@@ -224,6 +256,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
 
     def _decode(self, requests: Sequence[Request]) -> list[Any]:
         primers = [self._primer(r) for r in requests]
+        kinds = [(len(p), self._search_for(p) is self.beam_search) for p in primers]
         context = self._context(requests, primers)
         speech = [self._prepare(r.speech) for r in requests]
         start = time.perf_counter()
@@ -232,7 +265,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         results: list[Any] = [None] * len(requests)
         steps = [0] * len(requests)
         gates = [{stack: Decided(*decided) for stack, decided in e.gates.items()} for e in encoded]
-        for group in groups_of([(len(p), self._search_for(p) is self.beam_search) for p in primers]):
+        for group in groups_of(kinds):
             hyps = self._search([encoded[i] for i in group], [primers[i] for i in group], context, gates, group)
             for i, found in zip(group, hyps, strict=True):
                 results[i] = self._result(found, encoded[i])
@@ -320,13 +353,16 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         for row, (e, primer) in enumerate(zip(encoded, primers, strict=True)):
             search.set_hyp_primer(primer)
             self._see(context, [group[row]])
-            for scorer in getattr(search, "part_scorers", {}).values():
+            for scorer in search.part_scorers.values():
                 if isinstance(scorer, PrimedCTCPrefixScorer):
                     scorer.set_primer(primer)
-            found.append(search(x=e.memory, maxlenratio=self.maxlenratio, minlenratio=self.minlenratio))
             predictor = self.predictors().get("decoder")
-            if predictor is not None and predictor.last is not None:
-                gates[group[row]]["decoder"] = Decided(predictor.last, 0)
+            if predictor is not None:
+                predictor.last = None  # of an earlier utterance: with CTC alone the decoder does not run
+            found.append(search(x=e.memory, maxlenratio=self.maxlenratio, minlenratio=self.minlenratio))
+            decided = None if predictor is None else predictor.last
+            if decided is not None:
+                gates[group[row]]["decoder"] = Decided(decided, 0)
         return found
 
     def _result(self, hyps: list[Hypothesis], encoded: Encoded) -> Any:
@@ -337,9 +373,8 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
 
     def _words(self, hyp: Hypothesis) -> tuple[str | None, list[str], list[int], str | None, Hypothesis]:
         """Text, tokens, ids, text without special tokens, hypothesis: what ESPnet returns for each hypothesis."""
-        ids = list(map(int, hyp.yseq))[1 if self.partial_ar else 0 : -1]
-        if not self.partial_ar:
-            ids = ids[ids.index(self.s2t_model.sos) + 1 :]
+        ids = list(map(int, hyp.yseq))[:-1]
+        ids = ids[ids.index(self.s2t_model.sos) + 1 :]
         ids = [i for i in ids if i != self.s2t_model.blank_id]
         tokens = self.converter.ids2tokens(ids)
         plain = [t for t in tokens if not (t[0] == "<" and t[-1] == ">")]

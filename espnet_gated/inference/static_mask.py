@@ -21,14 +21,22 @@ def fix_masks(model: Speech2Text, requests: Sequence[Request]) -> dict[str, list
 
     Returns:
         the mask of each stack, which every next utterance uses.
+
+    Raises:
+        ValueError: for a stack that the search does not run.
     """
     predictors = model.predictors()
     sums = {stack: torch.zeros(len(p.names)) for stack, p in predictors.items()}
     for request in requests:
         model.decode_batch([request])
         for stack, predictor in predictors.items():
-            assert predictor.last is not None
-            sums[stack] += predictor.last.logits[0].float().cpu()
+            decided = predictor.last
+            if decided is None:
+                raise ValueError(
+                    f"the {stack} does not run where CTC decodes alone, so it has no mask to fix "
+                    "(--budget fixed, --ctc_weight 1.0)"
+                )
+            sums[stack] += decided.logits[0].float().cpu()
     masks = {}
     for stack, predictor in predictors.items():
         sparsity = predictor.policy.sparsity

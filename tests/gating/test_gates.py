@@ -93,6 +93,15 @@ def test_all_open_skips_nothing():
     assert all(gate.is_open for gate in gates.layer(0).values())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gates_have_exact_shares(dtype):
+    values = torch.tensor([[1.0] * 7 + [0.0] * 3, [1.0] * 3 + [0.0] * 7], dtype=dtype)
+    gates = from_values(values, [(layer, "attn") for layer in range(10)], torch.full((10,), 0.1), soft=True)
+    gates = replace(gates, soft_open=values)
+    assert gates.skipped().tolist() == pytest.approx([0.3, 0.7], abs=1e-6)
+    assert gates.expected_skipped().tolist() == pytest.approx([0.3, 0.7], abs=1e-6)
+
+
 def test_the_skipped_share_has_a_gradient():
     values = torch.tensor([[1.0, 0.0, 1.0]], requires_grad=True)
     from_values(values, NAMES, COSTS, soft=True).skipped().sum().backward()

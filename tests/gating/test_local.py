@@ -12,7 +12,7 @@ from espnet_gated.encoder import GatedTransformerEncoder
 from espnet_gated.gating.config import GatingConfig
 from espnet_gated.gating.costs import shares
 from espnet_gated.gating.hierarchy import Scores
-from espnet_gated.gating.local import best_within
+from espnet_gated.gating.local import Tally, best_within
 from espnet_gated.gating.predictor import GatePredictor
 
 MODULES = ("self_attn", "src_attn", "feed_forward")
@@ -149,6 +149,19 @@ def test_shares_are_of_the_tokens_that_count():
     expected = torch.stack([values[0].mean(0), values[1, :2].mean(0)])
     torch.testing.assert_close(predictor.last.values, expected)
     assert predictor.last.host == predictor.last.values.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_counts_a_long_search(dtype):
+    """Where one more token is lost in rounding: from 256 in bfloat16, from 2,048 in float16."""
+    tally = Tally(1, [(0, "self_attn"), (0, "src_attn")], torch.tensor([0.4, 0.6]), torch.zeros(1, dtype=dtype))
+    one = torch.ones(1, dtype=dtype)
+    for token in range(3000):
+        opened = torch.tensor([[token < 300, token >= 600]]).to(dtype)
+        tally.add(0, torch.zeros(1, dtype=torch.long), opened, opened, one)
+    gates = tally.gates(soft=False)
+    assert gates.values[0].tolist() == pytest.approx([0.1, 0.8])
+    assert gates.skipped().tolist() == pytest.approx([1 - 0.04 - 0.48])
 
 
 def test_padding_is_not_looked_at():

@@ -13,6 +13,7 @@ from espnet_gated.gating.predictor import GatePredictor, pool
 NAMES = [(layer, name) for layer in range(3) for name in ("self_attn", "src_attn", "feed_forward")]
 COSTS = shares([3.0, 2.0, 1.0] * 3)
 POOLED = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+HALF = (torch.bfloat16, torch.float16)
 
 
 def make(lively=True, **options):
@@ -149,6 +150,52 @@ def test_who_asks_first():
     for wrong in (1.0, -0.1, 1.3):
         with pytest.raises(ValueError, match=rf"got {wrong} \(--sparsity of the decoder\)"):
             predictor.set_policy(wrong)
+
+
+def ten_equal_modules(**options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        names = [(layer, name) for layer in range(5) for name in ("self_attn", "feed_forward")]
+        return GatePredictor("decoder", 5, names, shares([1.0] * 10), GatingConfig(hidden_units=6, **options)).eval()
+
+
+@pytest.mark.parametrize("told", ["by the caller", "by the context"])
+@pytest.mark.parametrize("asked", [0.3, 0.7])
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_keeps_the_budget_of_float32(dtype, asked, told):
+    """In bfloat16 0.3 is 0.30078, which leaves six modules of ten; and a tenth is 0.10010."""
+    predictor = ten_equal_modules()
+    predictor.set_policy(asked if told == "by the caller" else None, "exact")
+    predictor.current = context(decoder=asked) if told == "by the context" else None
+    expected = predictor(POOLED).values.sum(-1)
+    gates = predictor.to(dtype)(POOLED.to(dtype))
+    assert gates.values.dtype == dtype and predictor.asked(POOLED.to(dtype)).tolist() == pytest.approx([asked] * 4)
+    assert gates.values.sum(-1).tolist() == expected.tolist() == [round(10 * (1 - asked))] * 4
+    assert gates.skipped().tolist() == pytest.approx([asked] * 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("asked", [0.3, 0.7])
+@pytest.mark.parametrize("freeze_steps", [0, 1])
+def test_mixed_precision_trains_under_the_budget_of_float32(asked, freeze_steps):
+    """Drawn masks and final ones: the features come in bfloat16."""
+    predictor = ten_equal_modules(sampler="budget", freeze_steps=freeze_steps).train()
+    predictor.num_updates.fill_(1)
+    predictor.current = context(decoder=asked)
+    with torch.autocast("cpu", torch.bfloat16):
+        gates = predictor(POOLED.bfloat16())
+    assert gates.soft is not bool(freeze_steps)
+    assert (gates.values > 0.5).sum(-1).tolist() == [round(10 * (1 - asked))] * 4
+    assert gates.skipped().tolist() == pytest.approx([asked] * 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_does_not_round_thresholds(dtype):
+    predictor = make()
+    predictor.thresholds.fill_(0.3)
+    assert predictor.to(dtype).thresholds.tolist() == torch.full((2, len(THRESHOLD_SPARSITIES)), 0.3).tolist()
+    assert predictor.output.weight.dtype == dtype
+    assert predictor.double().thresholds.dtype == torch.float64
+    assert predictor.to("meta").thresholds.is_meta
 
 
 def test_the_last_decision_is_kept():

@@ -143,6 +143,26 @@ def test_batches_of_utterances_are_the_sum_over_alignments(partial, data, frames
             ids = None if ids is None else ids[: len(tokens)]
 
 
+def first_scores(x, primer):
+    """Scores of the first token in the ways that searches ask: ours, ESPnet's batched, its single hypotheses."""
+    y, ids = torch.tensor([primer]), torch.arange(1, VOCAB)
+    many, batch, single = (scorer(primer) for _ in range(3))
+    return (
+        many.score_batch(y, many.start_batch(x[None], [len(x)], len(primer)), None)[0][0, 1:],
+        batch.batch_score_partial(y, None, [batch.batch_init_state(x)], x)[0][0, 1:],
+        single.score_partial(y[0], ids, single.init_state(x), x)[0],
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_posteriors_are_summed_in_float32(dtype):
+    """float16 has no room for the logarithm of zero, bfloat16 no digits for sums over frames."""
+    x = posteriors(60, 0).to(dtype)
+    (ours, batched, single), expected = first_scores(x, [EOS, 1, 2]), first_scores(x.float(), [EOS, 1, 2])
+    assert torch.equal(ours, expected[0]) and torch.equal(batched, expected[1])
+    torch.testing.assert_close(single, expected[2].to(dtype))  # handed over in the type of the search
+
+
 @given(data=st.data(), frames=st.lists(st.integers(4, 5), min_size=1, max_size=3))
 def test_whole_hypotheses_are_the_sum_over_alignments(data, frames):
     """Of unequal utterances and lengths; what CTC never hears (here the end) may stand anywhere, a blank nowhere."""

@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tiny import SIZE, SOS, VOCAB, decoders, encoders, features
+from tiny import EOS, SIZE, SOS, VOCAB, ctc, decoders, encoders, features
 from torch import Tensor
 
 from espnet_gated.gating.gates import Gates, hard_gate
 from espnet_gated.inference.cache import DecoderCache, RowPlans
+from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, rescoring
+from espnet_gated.inference.search import CachedBeamSearch
 from espnet_gated.layers.skipping import run_gated
 
 ROWS = [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]  # gates of four utterances
@@ -109,6 +111,44 @@ def test_a_decoder_reads_its_gates_once_and_nothing_at_its_steps() -> None:
     cache = cache.drop_utterances([0, 2])
     decoder.step(torch.cat([ys[[0, 1, 4, 5]], ys[:4, :1]], dim=1), cache)
     assert reads() == []
+
+
+class CountedSteps(CachedBeamSearch):
+    steps = 0
+
+    def _step(self, *args: Any) -> Any:
+        self.steps += 1
+        return super()._step(*args)
+
+
+def search_with(decoder: Any, ctc_weight: float) -> CountedSteps:
+    """A search that goes on for the whole n-best list, whose hypotheses end at every step."""
+    decoder.output_layer.bias.data[EOS] += 3.0
+    search = CountedSteps(
+        scorers={"decoder": decoder, "ctc": PrimedCTCPrefixScorer(ctc(), EOS)},
+        weights={"decoder": 1.0, "ctc": ctc_weight},
+        beam_size=4,
+        vocab_size=VOCAB,
+        sos=SOS,
+        eos=EOS,
+        pre_beam_score_key="full",
+    )
+    search.exact_nbest = True
+    return rescoring(search) if ctc_weight else search
+
+
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.3])
+@torch.no_grad()
+def test_a_search_reads_scores_once_a_step_however_many_hypotheses_have_ended(ctc_weight: float) -> None:
+    """ESPnet's end detection compares all of them in every step; CTC reads the words of each once, to rescore it."""
+    search = search_with(decoders({"target_sparsity": 0.5})[1], ctc_weight)
+    (memory,) = on_device(features(12, seed=1, size=SIZE)[0][0])
+    ended = len(search(memory))
+    found = reads()
+    assert ended > 10 and search.steps > 5
+    assert found.count("cpu") == 1  # the gates
+    most = search.steps if not ctc_weight else 2 * search.steps + ended
+    assert set(found) == {"cpu", "tolist"} and search.steps <= len(found) - 1 <= most
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

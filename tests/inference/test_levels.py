@@ -6,6 +6,7 @@ from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
 from tiny_checkpoint import make_checkpoint, wave
 
 from espnet_gated import Speech2Text
+from espnet_gated.gating.local import Tally
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.search import CachedBeamSearch
 from espnet_gated.inference.static_mask import fix_masks
@@ -71,6 +72,17 @@ def test_a_fixed_mask_of_average_logits(checkpoint):
     model.decode_batch(REQUESTS[2:])
     for stack, mask in masks.items():
         assert list(model.stats[0].gates[stack].values()) == [float(v) for v in mask]
+
+
+def test_what_an_encoder_decided_is_put_together_once_a_batch(checkpoint, monkeypatch):
+    """Each time copies the gates of all utterances to the host."""
+    model = load(checkpoint, sparsity=0.5)
+    looks, gates = [], Tally.gates
+    monkeypatch.setattr(Tally, "gates", lambda tally, soft: looks.append(tally) or gates(tally, soft))
+    speech = [model._prepare(request.speech) for request in REQUESTS]
+    encoded = model._encode(speech, model._context(REQUESTS, [model._primer(r) for r in REQUESTS]))
+    assert len(encoded) == 4 and len(looks) == 1
+    assert [e.gates["encoder"][1] for e in encoded] == [0, 1, 2, 3]
 
 
 def test_gates_by_position(checkpoint):

@@ -232,6 +232,21 @@ def test_a_model_with_time_tokens_says_the_times(tmp_path):
         model.decode_long(speech, end_time_threshold="<29.00>")
 
 
+def test_ctc_beside_time_tokens_scores_whole_hypotheses(tmp_path):
+    """It has never heard the times, so it cannot score every token."""
+    special = dataclasses.replace(SPECIAL, time_resolution=0.02, max_time=SECONDS)
+    checkpoint = make_checkpoint(tmp_path, gated=True, special=special)
+    speech, _ = prompts([0.6, 0.5])
+    one_pass = load(checkpoint, ctc_weight=0.3)
+    with pytest.raises(ValueError, match=r"\(--ctc_rescoring true\) or do without it \(--ctc_weight 0\)"):
+        one_pass.decode_long(speech)
+    assert len(one_pass.decode_long(speech, segmentation="silence")) == 2
+    model = load(checkpoint, ctc_weight=0.3, ctc_rescoring=True)
+    model.s2t_model.decoder.output_layer.bias.data[model.s2t_model.sos] = -1e4
+    segments = model.decode_long(speech)
+    assert segments and all(0.0 <= start <= end <= len(speech) / FS + 0.01 for start, end, _ in segments)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
