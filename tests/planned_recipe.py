@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SAID = "stage stop_stage seed stats_dir dense_exp gated_exp control_exp gated_args test_sets".split()
+SAID = "stage stop_stage seed stats_dir dense_exp gated_exp control_exp gated_args test_sets local_data_opts".split()
+SAID += ["needs_gated", "needs_control"]
 
 
 class PlannedRecipe:

@@ -52,6 +52,16 @@ def smoke_runs(tmp_path_factory):
         yield runs
 
 
+@pytest.mark.parametrize("recipe", [*RECIPES, "asterisk"])
+def test_options_of_data_sh_come_to_those_of_the_recipe(tmp_path, recipe):
+    planned = PlannedRecipe(tmp_path, recipe)
+    options = ("--mini_model", "none") if recipe == "asterisk" else ("--corpus_dir", "/data", *OPTIONS.get(recipe, ()))
+    (before,) = planned.calls(*options)
+    (after,) = planned.calls(*options, "--local_data_opts", "--st_pairs all-eng")
+    assert len(before["local_data_opts"].split()) > 1
+    assert after["local_data_opts"] == f"{before['local_data_opts']} --st_pairs all-eng"
+
+
 @each_recipe
 def test_a_recipe_has_the_template_s_parts(recipe):
     place = ROOT / "egs2" / recipe / "s2t1"

@@ -69,3 +69,39 @@ def test_the_whole_recipe_decodes_all_systems(planned):
 def test_other_options_go_to_s2t(planned, option):
     (call,) = planned.calls(*option)
     assert call["seed"] == "7" and len(call["decodings"]) > 20
+
+
+@pytest.mark.parametrize("scale", ["full", "smoke", "large_test"])
+@pytest.mark.parametrize("option", [["--local_data_opts", "--seed 1"], ["--local-data-opts=--seed 1"]])
+def test_options_of_data_sh_come_to_those_of_the_recipe(planned, scale, option):
+    own = {"full": "--scale full", "smoke": "--scale smoke", "large_test": "--scale full --large_test 1500"}[scale]
+    (call,) = planned.calls("--scale", scale)
+    assert call["local_data_opts"] == own
+    (call,) = planned.calls("--scale", scale, *option)
+    assert call["local_data_opts"] == f"{own} --seed 1"
+
+
+@pytest.mark.parametrize(
+    ("systems", "gated", "control"),
+    [
+        ("dense", "false", "false"),
+        ("dense+ctc gated+ctc", "true", "false"),
+        ("fixed", "true", "false"),
+        ("random control+ctc", "true", "true"),
+        ("learned", "true", "false"),
+        ("control", "false", "true"),
+    ],
+)
+def test_a_model_is_trained_for_whatever_is_decoded_with_it(planned, systems, gated, control):
+    (call,) = planned.calls("--systems", systems)
+    assert (call["needs_gated"], call["needs_control"]) == (gated, control)
+
+
+def test_a_dense_model_from_elsewhere_is_decoded_below_exp(planned):
+    """Its own experiment keeps its decodings, and ours are in our tables."""
+    options = ("--expdir", "mine", "--systems", "espnet dense dense+ctc")
+    (call,) = planned.calls(*options, "--dense_exp", "exp/s2t_dense")
+    assert {line[1] for line in call["decodings"]} == {"exp/s2t_dense"}
+    assert {line[4].rpartition("/decode")[0] for line in call["decodings"]} == {"mine/s2t_dense"}
+    (call,) = planned.calls(*options, "--dense_exp", "mine/s2t_first")
+    assert {line[4].rpartition("/decode")[0] for line in call["decodings"]} == {"mine/s2t_first"}

@@ -178,7 +178,8 @@ DECODINGS = """
 . utils/steps.sh
 . utils/decoding.sh
 systems="espnet control gated fixed gated+ctc" test_sets=test inference_tag= gated_name=$1
-sparsities="0.5 0.0,0.5" baseline_sparsities=0.5 ctc_sparsities=0.5 dense_exp=dense control_exp=control gated_exp=exp
+sparsities="0.5 0.0,0.5" baseline_sparsities=0.5 ctc_sparsities=0.5
+dense_exp=dense dense_dir=dense control_exp=control gated_exp=exp
 list_decodings
 """
 
@@ -218,6 +219,9 @@ def test_a_training_shows_steps_results_and_the_time_left():
         (["--systems", "dense sparse"], "unknown system 'sparse'"),
         (["--sparsities", "0.0 1.3"], "sparsity must be in [0, 1), got 1.3"),
         (["--sparsities", "0.5,x"], "sparsity must be in [0, 1), got 0.5,x"),
+        (["--sparsities", "0 0.3 0.0,0.0"], "the same sparsity twice: 0 and 0.0,0.0 of gated (--sparsities"),
+        (["--baseline_sparsities", "0.5 0.7 0.70"], "the same sparsity twice: 0.7 and 0.70 of fixed"),
+        (["--systems", "dense control dense"], "the same sparsity twice: - and - of dense"),
         (["--gated_name", "fixed"], "the name must be gated, or begin so and go on with a-z, 0-9 or _, got 'fixed'"),
         (["--scale", "huge"], "--scale must be full, large_test, seeds, ablation, smoke or base, got 'huge'"),
         (
@@ -334,7 +338,7 @@ def test_options_of_the_dense_model_keep_its_start(tmp_path):
 
 
 def test_a_training_knows_what_it_starts_from(tmp_path):
-    """Another checkpoint under the same name, or another one of the same model, is another training."""
+    """Another checkpoint under the same name, one of the same model or other contexts are another training."""
     script = """
     eval "$(sed -n "/^train() {/,/^}$/p" s2t.sh)"
     . utils/steps.sh
@@ -363,3 +367,8 @@ def test_a_training_knows_what_it_starts_from(tmp_path):
     assert trains("b.pth", more) and not trains("b.pth", more)
     (tmp_path / "c.pth").write_text("new")
     assert trains("b.pth", more)
+    contexts = f"--train_data_path_and_name_and_type {tmp_path}/utt2device,device,text"
+    (tmp_path / "utt2device").write_text("a phone\n")
+    assert trains("b.pth", contexts) and not trains("b.pth", contexts)
+    (tmp_path / "utt2device").write_text("a radio\n")
+    assert trains("b.pth", contexts)

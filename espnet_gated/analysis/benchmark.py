@@ -24,7 +24,7 @@ from espnet_gated.analysis.module_times import gate_prediction_time, module_time
 from espnet_gated.analysis.shapes import ModelFiles, write_models
 from espnet_gated.inference.baseline import ESPnetBaseline
 from espnet_gated.inference.ctc import rescoring
-from espnet_gated.inference.request import Request
+from espnet_gated.inference.request import DecodeStats, Request
 from espnet_gated.inference.speech2text import Speech2Text
 
 ROW_KEYS = (
@@ -335,9 +335,21 @@ def _run(settings: Settings, system: System, requests: list[Request], times: Any
     peak = None if memory.above_mib is None or system.load_mib is None else system.load_mib + memory.above_mib
     ideal = None
     if system.name not in ("espnet", ONE_PASS) and times is not None:
-        left = open_share(times[0], times[1], {name: p.last for name, p in model.predictors().items()})
+        left = open_share(times[0], times[1], open_shares(model.stats))
         ideal = None if left is None else 1.0 / left
     return Run(encode_s, 1000.0 * search_s / settings.steps, total_s, peak, gates_s / total_s, ideal)
+
+
+def open_shares(stats: Sequence[DecodeStats]) -> dict[str, dict[str, float]]:
+    """Stack → module → mean open share of the utterances; in the encoder a long one has more work than a short one."""
+    found: dict[str, dict[str, float]] = {}
+    for stack, modules in stats[0].gates.items():
+        weights = [s.seconds if stack == "encoder" else 1.0 for s in stats]
+        found[stack] = {
+            module: sum(w * s.gates[stack][module] for w, s in zip(weights, stats, strict=True)) / sum(weights)
+            for module in modules
+        }
+    return found
 
 
 def _seconds(model: Any) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ Source: Someki et al., Context-aware Dynamic Pruning for Speech Foundation Model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -253,9 +254,12 @@ def _price(view: View, claim: str, rule: str, decoding: Decoding | None, missing
     base = view.unpruned()
     if decoding is None or base is None:
         return Finding(claim, rule, UNTESTABLE, missing)
-    rise = relative(decoding.value("wer", "asr"), base.value("wer", "asr"))
-    if rise is None:
+    new, old = decoding.value("wer", "asr"), base.value("wer", "asr")
+    if new is None or old is None:
         return Finding(claim, rule, UNTESTABLE, "WER was not measured")
+    rise = relative(new, old)
+    if rise is None:  # from no wrong word at all
+        rise = 0.0 if new <= old else math.inf
     small, large = (SEEN, OPPOSITE) if cheap else (OPPOSITE, SEEN)
     verdict = small if rise <= SMALL_LOSS + 1e-9 else large if rise > LARGE_LOSS + 1e-9 else NOT_SEEN
     return Finding(claim, rule, verdict, f"{decoding.label} against {base.label}: {_changes(decoding, base)}")
@@ -317,14 +321,13 @@ def loss(decoding: Decoding) -> tuple[float, float]:
 
 
 def _gains(decoding: Decoding, base: Decoding) -> dict[str, float | None]:
-    """What is better than in ``base``: share of latency saved, share of WER saved, BLEU gained."""
-    time, wer = (relative(decoding.value(*k), base.value(*k)) for k in (("latency_s",), ("wer", "asr")))
-    new, old = decoding.value("bleu", "st"), base.value("bleu", "st")
-    return {
-        "latency": None if time is None else -time,
-        "wer": None if wer is None else -wer,
-        "bleu": None if new is None or old is None else new - old,
-    }
+    """What is better than in ``base``: seconds saved, WER saved, BLEU gained."""
+    directions = {"latency": (-1, "latency_s", None), "wer": (-1, "wer", "asr"), "bleu": (1, "bleu", "st")}
+    found: dict[str, float | None] = {}
+    for gain, (better, name, task) in directions.items():
+        new, old = (d.value(name) if task is None else d.value(name, task) for d in (decoding, base))
+        found[gain] = None if new is None or old is None else better * (new - old)
+    return found
 
 
 def _changes(decoding: Decoding, base: Decoding, with_time: bool = True) -> str:

@@ -14,7 +14,6 @@ from torch import nn
 
 import espnet_gated.decoder
 import espnet_gated.encoder
-from espnet_gated.gating.gates import Gates
 from espnet_gated.inference import steps
 
 GatedModule = tuple[str, int, str]
@@ -121,7 +120,9 @@ def gate_prediction_time(model: nn.Module, device: str) -> Iterator[Callable[[],
         yield lambda: watch.seconds["gates"]
 
 
-def open_share(times: Mapping[GatedModule, float], total: float, gates: Mapping[str, Gates]) -> float | None:
+def open_share(
+    times: Mapping[GatedModule, float], total: float, opened: Mapping[str, Mapping[str, float]]
+) -> float | None:
     """Share of a dense decode's time that is left when closed modules take none.
 
     What is not gated counts as open. ``None`` where a module that closes was never timed (of an encoder that is not
@@ -130,13 +131,13 @@ def open_share(times: Mapping[GatedModule, float], total: float, gates: Mapping[
     Args:
         times: seconds of each module in the dense decode.
         total: seconds of the whole dense decode.
-        gates: stack → gates of the utterances.
+        opened: stack → module name (``0.attn``) → share of the work for which it was open.
     """
     closed = 0.0
-    for stack, decided in gates.items():
-        open_of = decided.values.float().mean(0).tolist()
-        for (layer, name), share in zip(decided.names, open_of, strict=True):
-            seconds = times.get((stack, layer, name), None if share < 1.0 else 0.0)
+    for stack, shares in opened.items():
+        for module, share in shares.items():
+            layer, _, name = module.partition(".")
+            seconds = times.get((stack, int(layer), name), None if share < 1.0 else 0.0)
             if seconds is None:
                 return None
             closed += (1.0 - share) * seconds

@@ -17,6 +17,7 @@ import torch
 from espnet2.fileio.datadir_writer import DatadirWriter
 
 from espnet_gated import __version__
+from espnet_gated.analysis.scoring import META_FILE, SCORE_FILE
 from espnet_gated.machine import cpu_name
 
 STATS = "decode_stats.jsonl"
@@ -54,6 +55,8 @@ class DecodeWriter:
             return
         (self._partial / META).write_text(json.dumps(self.meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.directory.exists():
+            for score in (SCORE_FILE, META_FILE):  # of what was decoded here before
+                (self.directory / score).unlink(missing_ok=True)
             for entry in self._partial.iterdir():
                 target = self.directory / entry.name
                 if target.is_dir():

@@ -10,7 +10,7 @@ import yaml
 from tiny_checkpoint import make_checkpoint
 from tiny_tasks import ENCODER_CONF, INPUT, build
 
-from espnet_gated.analysis.benchmark import ROW_KEYS, Settings, load_models
+from espnet_gated.analysis.benchmark import ROW_KEYS, Settings, load_models, open_shares
 from espnet_gated.analysis.benchmark_page import BATCH_HEADER, HEADER, _by_batch_size, markdown_page
 from espnet_gated.analysis.memory import PeakMemory, resident_mib
 from espnet_gated.analysis.module_times import Stopwatch, module_times, open_share
@@ -18,9 +18,8 @@ from espnet_gated.analysis.shapes import dense_config, find_config, gated_config
 from espnet_gated.bin import benchmark as command_line
 from espnet_gated.bin.benchmark import main
 from espnet_gated.data.tokenizer import SpecialTokens
-from espnet_gated.gating.gates import from_values
 from espnet_gated.inference.ctc import CTCRescorer, PrimedCTCPrefixScorer
-from espnet_gated.inference.request import Request
+from espnet_gated.inference.request import DecodeStats, Request
 from espnet_gated.inference.speech2text import Speech2Text
 from espnet_gated.model import gating_options
 
@@ -226,10 +225,18 @@ def test_a_trained_model_is_asked_for_a_language_it_knows(langs, language, tmp_p
 
 
 def test_open_share_is_what_the_open_modules_take():
-    names = [(0, "attn"), (1, "attn")]
-    gates = {"encoder": from_values(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), names, torch.ones(2) / 2, soft=False)}
+    opened = {"encoder": {"0.attn": 0.5, "1.attn": 0.0}}
     times = {("encoder", 0, "attn"): 2.0, ("encoder", 1, "attn"): 3.0, ("decoder", 0, "self_attn"): 4.0}
-    assert open_share(times, 10.0, gates) == pytest.approx(1 - (0.5 * 2 + 3) / 10)
+    assert open_share(times, 10.0, opened) == pytest.approx(1 - (0.5 * 2 + 3) / 10)
+
+
+def test_long_utterances_count_for_more_in_the_encoder():
+    """A batch of unequal utterances is encoded in groups: each utterance's own gates are in its statistics."""
+    stats = [
+        DecodeStats(seconds, 0.1, 0.2, 3, {"encoder": {"0.attn": opened}, "decoder": {"0.src_attn": opened}}, {})
+        for seconds, opened in ((3.0, 1.0), (1.0, 0.0))
+    ]
+    assert open_shares(stats) == {"encoder": {"0.attn": 0.75}, "decoder": {"0.src_attn": 0.5}}
 
 
 def test_the_stopwatch_counts_by_key():
@@ -249,10 +256,8 @@ def test_the_peak_is_seen():
 
 
 def test_no_ideal_where_a_closed_module_was_not_timed():
-    names = [(0, "attn"), (1, "other")]
     for last, expected in ((0.0, None), (1.0, 0.8)):
-        gates = {"encoder": from_values(torch.tensor([[0.0, last]]), names, torch.ones(2) / 2, soft=False)}
-        found = open_share({("encoder", 0, "attn"): 2.0}, 10.0, gates)
+        found = open_share({("encoder", 0, "attn"): 2.0}, 10.0, {"encoder": {"0.attn": 0.0, "1.other": last}})
         assert found is expected if expected is None else found == pytest.approx(expected)
 
 

@@ -36,6 +36,14 @@ def test_price_of_one_stack(wer, free, hurts):
 
 
 @pytest.mark.parametrize(
+    ("wer", "free", "hurts"), [(0.0, SEEN, OPPOSITE), (0.1, OPPOSITE, SEEN), (None, UNTESTABLE, UNTESTABLE)]
+)
+def test_price_where_nothing_was_wrong_before(wer, free, hurts):
+    assert verdict(rules.asr_decoder_free, decoding(wer=0.0), decoding(asked=(0.0, 0.5), wer=wer)) == free
+    assert verdict(rules.encoder_hurts, decoding(wer=0.0), decoding(asked=(0.7, 0.0), wer=wer)) == hurts
+
+
+@pytest.mark.parametrize(
     ("latency", "wer", "bleu", "asr", "st"),
     [
         (0.714, 10.28, 29.9, SEEN, NOT_SEEN),
@@ -77,6 +85,12 @@ def test_which_stack_pays_more(encoder, decoder, expected):
     pair = decoding(asked=(0.5, 0.0), **encoder), decoding(asked=(0.0, 0.5), **decoder)
     assert verdict(rules.decoder_pays_more, decoding("control"), *pair) == expected
     assert verdict(rules.decoder_pays_more, decoding("control"), pair[0]) == UNTESTABLE
+
+
+def test_which_stack_pays_more_where_nothing_was_wrong_before():
+    """A decoder that ruins WER does not pay, whatever time it saves."""
+    pair = decoding(asked=(0.5, 0.0), wer=0.0, latency=0.8), decoding(asked=(0.0, 0.5), wer=30.0, latency=0.7)
+    assert verdict(rules.decoder_pays_more, decoding(wer=0.0), *pair) == NOT_SEEN
 
 
 def table(values, tasks, langs, names) -> GateTable:

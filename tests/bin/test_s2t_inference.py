@@ -14,6 +14,7 @@ from espnet_gated.__main__ import main as launch
 from espnet_gated.bin import s2t_inference
 from espnet_gated.inference import calibration
 from espnet_gated.inference.audio import Item
+from espnet_gated.inference.writer import DecodeWriter
 
 FILES = {"text", "token", "token_int", "score", "text_nospecial"}
 
@@ -75,6 +76,18 @@ def test_flops_are_counted_for_every_task_where_tasks_take_turns():
     items = [Item(f"{n}-{task}", "<deu>", task, "") for n in range(5) for task in ("<asr>", "<st_eng>")]
     counted = s2t_inference.counted_utterances(items, 2)
     assert counted == {f"{n}-{task}" for n in (0, 2, 4) for task in ("<asr>", "<st_eng>")}
+
+
+def test_scores_do_not_outlive_what_they_judged(tmp_path):
+    for again in (False, True):
+        with DecodeWriter(tmp_path / "decode", {"again": again}):
+            pass
+        assert {f.name for f in (tmp_path / "decode").iterdir()} == {"decode_stats.jsonl", "decode_meta.json"}
+        for name in ("score.json", "score_meta.json"):
+            (tmp_path / "decode" / name).write_text("{}")
+    with pytest.raises(KeyError), DecodeWriter(tmp_path / "decode", {}):
+        raise KeyError
+    assert (tmp_path / "decode" / "score.json").is_file()  # nothing has changed
 
 
 def test_batches_write_what_single_utterances_write(gated_checkpoint, data_dir, tmp_path):

@@ -78,8 +78,16 @@ for item in ${sparsities} ${baseline_sparsities} ${ctc_sparsities}; do
     [[ ${item} =~ ^0(\.[0-9]+)?(,0(\.[0-9]+)?)?$ ]] || die "sparsity must be in [0, 1), got ${item} (--sparsities)"
 done
 [[ ${gated_name} =~ ^gated[a-z0-9_]*$ ]] || die "the name must be gated, or begin so and go on with a-z, 0-9 or _, got '${gated_name}' (--gated_name)"
+needs_gated=false needs_control=false
+for item in ${systems}; do
+    case "${item}" in
+        gated | gated+ctc | fixed | random | learned) needs_gated=true ;;
+        control | control+ctc) needs_control=true ;;
+    esac
+done
 for item in s2t gated control inference; do
-    [[ ${item} = @(gated|control) && " ${systems} " != *" ${item} "* ]] && continue
+    needed=needs_${item}
+    [ "${!needed:-true}" = true ] || continue
     file=${item}_config
     [ -f "${!file}" ] || die "--${file}: no such file: ${!file}"
 done
@@ -93,6 +101,8 @@ given_tokens=()
 stats_dir="${expdir}/s2t_stats${suffix}"
 given_dense_exp=${dense_exp}
 : "${dense_exp:=${expdir}/s2t_dense${suffix}}" "${control_args:=${gated_args}}"
+dense_dir=${dense_exp}
+[[ ${dense_exp} = "${expdir}"/* ]] || dense_dir="${expdir}/s2t_dense${suffix}"
 gated_exp="${expdir}/s2t_gated${suffix}"
 control_exp="${expdir}/s2t_control${suffix}"
 # sed script: what is shown of a training while it runs: means of the steps up to every hundredth, where log_interval divides
@@ -130,7 +140,7 @@ check_tokens() {
 
 # train PROCESSES DIR CONFIG INIT_PARAM ARGS: one training with ESPnet's trainer, resumed where it stopped.
 train() {
-    local processes=$1 dir=$2 config=$3 init=$4 args=$5 shapes initial launcher=(-m espnet_gated -m)
+    local processes=$1 dir=$2 config=$3 init=$4 args=$5 shapes named launcher=(-m espnet_gated -m)
     [ "${ngpu}" -gt 0 ] || launcher=(-m espnet_gated.bin.cpu_train --processes "${processes}")
     local -x ESPNET_GATED_MATMUL_PRECISION=${precision}
     # glibc otherwise gives memory back to the system, and asks for it again, at every step.
@@ -139,9 +149,9 @@ train() {
     local -x OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
     [ -f "${stats_dir}/.stats.done" ] || die "no statistics of the features in ${stats_dir} (stage 4)"
     shapes=$(shape_options "${config}" "${s2t_args} ${args}")
-    mapfile -t initial < <(initial_files "${s2t_args} ${args}")
+    mapfile -t named < <(initial_files "${s2t_args} ${args}" && data_files "${s2t_args} ${args}")
     if begin --aside "${dir}" train "${config}" "${s2t_args}" "${args}" "${seed}" "${matmul_precision}" \
-        "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done" "${init}"} "${initial[@]}" "${given_tokens[@]}"; then
+        "${stats_dir}/.stats.done" ${init:+"${init%/*}/.train.done" "${init}"} "${named[@]}" "${given_tokens[@]}"; then
         log "Training ${dir} (log: ${dir}/train.log)"
         # shellcheck disable=SC2046,SC2086
         run "${dir}/train.log" "${epoch_lines}" ${python} "${launcher[@]}" espnet2.bin.s2t_train \
@@ -163,7 +173,10 @@ budget() {
         --data_dir "${raw}/$1" --s2t_model_file "${gated_exp}/${inference_s2t_model}" --ngpu "${inference_ngpu}" "${@:2}"
 }
 
+# what the thresholds of the learned budget belong to
+calibration=("${gated_exp}/.train.done" "${inference_s2t_model}" "${raw}/${valid_set}/.filter.done")
 decodings=$(list_decodings)
+refuse_rows_twice
 ! in_stage 10 || refuse_rows_of_other_tags
 [ "${gpu_inference}" = true ] && inference_ngpu=1 || inference_ngpu=0
 
@@ -176,7 +189,7 @@ fi
 if in_stage 2; then
     log "Stage 2: filter (training and validation) and check (all sets)"
     for dset in "${train_set}" "${valid_set}" ${test_sets}; do
-        if begin "${raw}/${dset}" filter "${datadir}/${dset}"/{wav.scp,text,text.ctc,text.prev,utt2num_samples} \
+        if begin "${raw}/${dset}" filter "${datadir}/${dset}"/{wav.scp,text,text.ctc,text.prev,utt2*} \
             "${filter_args}" ${max_dropped:+"${max_dropped}"}; then
             heads=() # all audio is decoded once
             # shellcheck disable=SC2086
@@ -250,8 +263,8 @@ if in_stage 6; then
     init="${dense_exp}/${inference_s2t_model}"
     [ -f "${init}" ] || die "no dense model to start from: ${init} (stage 5, or --dense_exp)"
     gated=() control=()
-    [[ " ${systems} " != *" gated "* ]] || gated=("${gated_exp}" "${gated_config}" "${init}" "${gated_args}")
-    [[ " ${systems} " != *" control "* ]] || control=("${control_exp}" "${control_config}" "${init}" "${control_args}")
+    [ "${needs_gated}" = false ] || gated=("${gated_exp}" "${gated_config}" "${init}" "${gated_args}")
+    [ "${needs_control}" = false ] || control=("${control_exp}" "${control_config}" "${init}" "${control_args}")
     if [ "${ngpu}" -le 1 ] && [ "${train_nj}" -ge 2 ] && [ ${#gated[@]} -gt 0 ] && [ ${#control[@]} -gt 0 ]; then
         # Side by side, on half of the cores each: no gradients to wait for, and the same minutes for both. A GPU serves
         # both too where the models are small.
@@ -266,8 +279,7 @@ if in_stage 6; then
         [ ${#gated[@]} -eq 0 ] || train "${train_nj}" "${gated[@]}"
         [ ${#control[@]} -eq 0 ] || train "${train_nj}" "${control[@]}"
     fi
-    if [[ " ${systems} " =~ " gated "|" learned " ]] && begin "${gated_exp}" budget "${gated_exp}/.train.done" "${inference_s2t_model}" \
-        "${raw}/${valid_set}/.filter.done"; then
+    if [ "${needs_gated}" = true ] && begin "${gated_exp}" budget "${calibration[@]}"; then
         log "Thresholds of the learned budget, from ${valid_set} (log: ${gated_exp}/budget.log)"
         budget "${valid_set}" --calibrate true --num_utts 500
         finish
@@ -281,10 +293,13 @@ if in_stage 7; then
         [[ ${system} != *+ctc ]] || ctc="${ctc_args} --measure_nll false" # it is the attention decoder's
         if [ "${system}" = learned ]; then
             thresholds="${exp}/.budget.done"
-            [ -f "${thresholds}" ] || die "the learned budget of ${exp} is not calibrated (stage 6)"
+            is_finished "${exp}" budget "${calibration[@]}" ||
+                die "the learned budget of ${exp}/${inference_s2t_model} is not calibrated (stage 6)"
         fi
-        if begin --wipe "${dir}" decode "${inference_config}" "${inference_args}" "${inference_s2t_model}" "${engine}" \
-            "${sparsity}" ${ctc:+"${ctc}"} ${thresholds:+"${thresholds}"} "${seed}" "${data}/.filter.done" "${exp}/.train.done" \
+        trained="${exp}/.train.done" # a model from elsewhere may have none
+        [ -f "${trained}" ] || trained="${exp}/${inference_s2t_model}"
+        if begin --wipe "${dir}" decode "${system}" "${inference_config}" "${inference_args}" "${inference_s2t_model}" "${engine}" \
+            "${sparsity}" ${ctc:+"${ctc}"} ${thresholds:+"${thresholds}"} "${seed}" "${data}/.filter.done" "${data}"/utt2* "${trained}" \
             "${inference_nj}" "${inference_ngpu}"; then
             [ "${sparsity}" = - ] && knob=() || knob=(--sparsity "${sparsity}")
             [[ ${system} != @(fixed|random|learned) ]] || knob+=(--budget "${system}")
@@ -312,7 +327,9 @@ if in_stage 9; then
     log "Stage 9: speed and FLOPs"
     cut -d ' ' -f 5 <<<"${decodings}" | xargs ${python} -m espnet_gated.bin.speed --decode_dirs
     for dset in ${test_sets}; do
-        [[ " ${systems} " = *" gated "* ]] || break
+        [ "${needs_gated}" = true ] || break
+        is_finished "${gated_exp}" budget "${calibration[@]}" ||
+            die "the learned budget of ${gated_exp}/${inference_s2t_model} is not calibrated (stage 6)"
         if begin "${gated_exp}" "budget_${dset}" "${gated_exp}/.budget.done" "${raw}/${dset}/.filter.done"; then
             log "Sparsity asked and reached on ${dset} (log: ${gated_exp}/budget.log)"
             budget "${dset}" --num_utts 1000 --json "${gated_exp}/budget_${dset}.json"

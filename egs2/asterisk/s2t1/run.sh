@@ -8,12 +8,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 mini_model=../../mini/s2t1/exp/s2t_dense/valid.loss.best.pth
 dense_args=
+data_opts=
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --mini_model) mini_model=${2:?"--mini_model needs a value: a checkpoint, or none"} && shift 2 ;;
         --dense[_-]args) dense_args=${2?"--dense_args needs a value"} && shift 2 ;;
         --dense[_-]args=*) dense_args=${1#*=} && shift ;;
+        --local[_-]data[_-]opts) data_opts=${2?"--local_data_opts needs a value"} && shift 2 ;;
+        --local[_-]data[_-]opts=*) data_opts=${1#*=} && shift ;;
         *) options+=("$1") && shift ;;
     esac
 done
@@ -42,7 +45,7 @@ additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 4 --synth_spa
     --nj 2 \
     --train_nj 2 \
     --matmul_precision auto \
-    --local_data_opts "--max_seconds 3.7 ${additions}" \
+    --local_data_opts "--max_seconds 3.7 ${additions} ${data_opts}" \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \
     --control_config conf/train_s2t_control.yaml \

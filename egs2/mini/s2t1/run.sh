@@ -24,7 +24,6 @@ models=(--nbpe 1000 --dense_args "--model_conf ctc_weight=0.5")
 # Differences of a thousandth of the words can be told from chance here. Decoded in batches: its times are no latencies.
 large_test=(
     "${models[@]}"
-    --local_data_opts "--scale full --large_test 1500"
     --test_sets test_large
     --systems "control gated fixed control+ctc gated+ctc"
     --sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
@@ -47,7 +46,7 @@ recipe() {
         --nj 2 \
         --train_nj 2 \
         --matmul_precision auto \
-        --local_data_opts "--scale $([ "${scale}" = smoke ] && echo smoke || echo full)" \
+        --local_data_opts "${data_opts[*]}" \
         --s2t_config conf/train_s2t_dense.yaml \
         --gated_config conf/train_s2t_gated.yaml \
         --control_config conf/train_s2t_control.yaml \
@@ -75,13 +74,23 @@ side_by_side() {
 }
 
 scale=full
+data_opts=(--scale full)
+given_data_opts= # come after those
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --scale) scale=${2:?"--scale needs a value: full, large_test, seeds, ablation, smoke or base"} && shift 2 ;;
+        --local[_-]data[_-]opts) given_data_opts=${2?"--local_data_opts needs a value"} && shift 2 ;;
+        --local[_-]data[_-]opts=*) given_data_opts=${1#*=} && shift ;;
         *) options+=("$1") && shift ;;
     esac
 done
+
+case "${scale}" in
+    smoke) data_opts=(--scale smoke) ;;
+    large_test | seeds) data_opts+=(--large_test 1500) ;;
+esac
+data_opts+=("${given_data_opts}")
 
 case "${scale}" in
     full)

@@ -5,21 +5,22 @@
 # fixed and random are baselines of the gated checkpoint: one mask for everyone, and random masks, of the same cost.
 # learned: its gates by thresholds that keep the budget on average, at the sparsities of the baselines.
 # dense+ctc, control+ctc and gated+ctc: with ${ctc_args}.
+# Decodings of the dense model are in ${dense_dir}: its experiment, or a place below ${expdir} where that is another one's.
 list_decodings() {
     local system sparsity dset end
     for dset in ${test_sets}; do
         end="${inference_tag:+_${inference_tag}}/${dset} ${dset}"
         for system in ${systems}; do
             case "${system}" in
-                espnet) echo "espnet ${dense_exp} espnet - ${dense_exp}/decode_espnet${end}" ;;
-                dense+ctc) echo "${system} ${dense_exp} gated - ${dense_exp}/decode_ctc${end}" ;;
+                espnet) echo "espnet ${dense_exp} espnet - ${dense_dir}/decode_espnet${end}" ;;
+                dense+ctc) echo "${system} ${dense_exp} gated - ${dense_dir}/decode_ctc${end}" ;;
                 control+ctc) echo "${system} ${control_exp} gated - ${control_exp}/decode_ctc${end}" ;;
                 gated+ctc)
                     for sparsity in ${ctc_sparsities:-${sparsities}}; do
                         echo "${gated_name}+ctc ${gated_exp} gated ${sparsity} ${gated_exp}/decode_ctc_s${sparsity//,/_}${end}"
                     done
                     ;;
-                dense) echo "dense ${dense_exp} gated - ${dense_exp}/decode_dense${end}" ;;
+                dense) echo "dense ${dense_exp} gated - ${dense_dir}/decode_dense${end}" ;;
                 control) echo "control ${control_exp} gated - ${control_exp}/decode${end}" ;;
                 gated)
                     for sparsity in ${sparsities}; do
@@ -35,6 +36,14 @@ list_decodings() {
             esac
         done
     done
+}
+
+# One sparsity in two spellings (0.5 and 0.50) is one row of the tables.
+refuse_rows_twice() {
+    local twice
+    twice=$(awk '{split($4, asked, ","); encoder = asked[1] + 0; decoder = $4 ~ /,/ ? asked[2] + 0 : encoder
+        row = $1 " " $6 " " encoder " " decoder; if (row in seen) {print seen[row] " and " $4 " of " $1; exit} seen[row] = $4}' <<<"${decodings}")
+    [ -z "${twice}" ] || die "the same sparsity twice: ${twice} (--sparsities, --baseline_sparsities, --ctc_sparsities, --systems)"
 }
 
 # The tables of stage 10 know a decoding by system and sparsity, not by --tag: the same under two tags would stop it at the

@@ -36,9 +36,11 @@ option() {
 }
 
 use_scale() {
+    local data_opts
     case "${scale}" in
         full)
-            scale_options=(--nbpe 8000 --num_stats_utts all --local_data_opts "--corpus_dir ${corpus_dir} $*")
+            scale_options=(--nbpe 8000 --num_stats_utts all)
+            data_opts="--corpus_dir ${corpus_dir} $*"
             ;;
         smoke)
             # the shape of OWSM, very small: two blocks of width 32, windows of 4 s
@@ -53,12 +55,13 @@ use_scale() {
                 --nbpe 200 --num_stats_utts 40 --s2t_args "${args}" --sparsities "${points:-0.0 0.5}"
                 --inference_args "--measure_nll true --measure_flops true --flops_every 10 --maxlenratio -15" # 15 tokens: these models never end
                 --datadir "${smoke_dir}/data" --dumpdir "${smoke_dir}/dump" --expdir "${smoke_dir}/exp"
-                --local_data_opts "--corpus_dir ${smoke_dir}/corpus --audio_dir ${smoke_dir}/audio --miniature true $*"
             )
+            data_opts="--corpus_dir ${smoke_dir}/corpus --audio_dir ${smoke_dir}/audio --miniature true $*"
             ;;
         *) die "--scale must be full or smoke, got '${scale}'" ;;
     esac
-    options=("${scale_options[@]}" "${options[@]}")
+    # what the caller gives data.sh comes after the recipe's, not in its place
+    options=("${scale_options[@]}" "${options[@]}" --local_data_opts "${data_opts} $(option local_data_opts "")")
 }
 
 use_init_model() {

@@ -24,6 +24,11 @@ _key_of() {
     done | sha256sum | cut -d ' ' -f 1
 }
 
+# is_finished DIR NAME INPUT…: whether the step was done with these inputs
+is_finished() {
+    [ -f "$1/.$2.done" ] && [ "$(head -n 1 "$1/.$2.done")" = "$(_key_of "${@:3}")" ]
+}
+
 # begin [--wipe|--aside] DIR NAME INPUT…: true if the step is to be done. What another set of inputs left in DIR stays
 # (the step overwrites it), is deleted (--wipe), or is moved to DIR.old.<date> where it holds checkpoints (--aside).
 begin() {
@@ -32,7 +37,7 @@ begin() {
     step_dir=$1 step_name=$2
     step_key=$(_key_of "${@:3}")
     local done_file="${step_dir}/.${step_name}.done" key_file="${step_dir}/.${step_name}.key"
-    if [ -f "${done_file}" ] && [ "$(head -n 1 "${done_file}")" = "${step_key}" ]; then
+    if is_finished "${step_dir}" "${step_name}" "${@:3}"; then
         log "${step_name}: finished before, nothing to do: ${step_dir}"
         return 1
     fi

@@ -38,6 +38,11 @@ initial_files() {
     tr -s ' =\n' '\n' <<<"$*" | awk '/^--/ {named = ($0 == "--init_param"); next} named {sub(/:.*/, ""); print}'
 }
 
+# Files of data that options name (--train_data_path_and_name_and_type FILE,name,type), such as contexts of the utterances
+data_files() {
+    tr -s ' =\n' '\n' <<<"$*" | sed -nE '/^--(train|valid)_data_path_and_name_and_type$/{n; s/,.*//p}'
+}
+
 # spaced_keys N TEXT: N ids (or all), evenly spaced, because the utterances are sorted by speaker
 spaced_keys() {
     awk -v n="${1/all/1e12}" 'NR == FNR {total++; next}
