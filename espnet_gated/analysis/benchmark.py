@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from espnet_gated.analysis.memory import PeakMemory, resident_mib
-from espnet_gated.analysis.module_times import gate_prediction_time, module_times, open_share
+from espnet_gated.analysis.module_times import gate_prediction_time, module_times, open_share, open_shares
 from espnet_gated.analysis.shapes import ModelFiles, write_models
 from espnet_gated.inference.baseline import ESPnetBaseline
 from espnet_gated.inference.ctc import rescoring
-from espnet_gated.inference.request import DecodeStats, Request
+from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
 
 ROW_KEYS = (
@@ -338,18 +338,6 @@ def _run(settings: Settings, system: System, requests: list[Request], times: Any
         left = open_share(times[0], times[1], open_shares(model.stats))
         ideal = None if left is None else 1.0 / left
     return Run(encode_s, 1000.0 * search_s / settings.steps, total_s, peak, gates_s / total_s, ideal)
-
-
-def open_shares(stats: Sequence[DecodeStats]) -> dict[str, dict[str, float]]:
-    """Stack → module → mean open share of the utterances; in the encoder a long one has more work than a short one."""
-    found: dict[str, dict[str, float]] = {}
-    for stack, modules in stats[0].gates.items():
-        weights = [s.seconds if stack == "encoder" else 1.0 for s in stats]
-        found[stack] = {
-            module: sum(w * s.gates[stack][module] for w, s in zip(weights, stats, strict=True)) / sum(weights)
-            for module in modules
-        }
-    return found
 
 
 def _seconds(model: Any) -> tuple[float, float, float]:

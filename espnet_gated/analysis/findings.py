@@ -13,6 +13,7 @@ import numpy as np
 
 from espnet_gated.analysis.experiment import STACKS, Decoding, FloatArray, GateTable, TestSet
 from espnet_gated.analysis.gate_stats import Contrast, mean_interval, position_curves, task_contrasts
+from espnet_gated.analysis.scoring import ALL
 from espnet_gated.analysis.table import percent, relative
 
 SEEN, NOT_SEEN, OPPOSITE, UNTESTABLE = "seen here", "not seen", "opposite", "not testable here"
@@ -322,10 +323,10 @@ def loss(decoding: Decoding) -> tuple[float, float]:
 
 def _gains(decoding: Decoding, base: Decoding) -> dict[str, float | None]:
     """What is better than in ``base``: seconds saved, WER saved, BLEU gained."""
-    directions = {"latency": (-1, "latency_s", None), "wer": (-1, "wer", "asr"), "bleu": (1, "bleu", "st")}
+    directions = {"latency": (-1, "latency_s", ALL), "wer": (-1, "wer", "asr"), "bleu": (1, "bleu", "st")}
     found: dict[str, float | None] = {}
     for gain, (better, name, task) in directions.items():
-        new, old = (d.value(name) if task is None else d.value(name, task) for d in (decoding, base))
+        new, old = (d.value(name, task) for d in (decoding, base))
         found[gain] = None if new is None or old is None else better * (new - old)
     return found
 

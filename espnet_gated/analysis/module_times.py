@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -15,6 +15,7 @@ from torch import nn
 import espnet_gated.decoder
 import espnet_gated.encoder
 from espnet_gated.inference import steps
+from espnet_gated.inference.request import DecodeStats
 
 GatedModule = tuple[str, int, str]
 """Stack (``encoder``, ``decoder``), layer, name."""
@@ -142,3 +143,15 @@ def open_share(
                 return None
             closed += (1.0 - share) * seconds
     return 1.0 - closed / total
+
+
+def open_shares(stats: Sequence[DecodeStats]) -> dict[str, dict[str, float]]:
+    """Stack → module → mean open share of the utterances; in the encoder a long one has more work than a short one."""
+    found: dict[str, dict[str, float]] = {}
+    for stack, modules in stats[0].gates.items():
+        weights = [s.seconds if stack == "encoder" else 1.0 for s in stats]
+        found[stack] = {
+            module: sum(w * s.gates[stack][module] for w, s in zip(weights, stats, strict=True)) / sum(weights)
+            for module in modules
+        }
+    return found

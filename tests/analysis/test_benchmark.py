@@ -10,10 +10,10 @@ import yaml
 from tiny_checkpoint import make_checkpoint
 from tiny_tasks import ENCODER_CONF, INPUT, build
 
-from espnet_gated.analysis.benchmark import ROW_KEYS, Settings, load_models, open_shares
+from espnet_gated.analysis.benchmark import ROW_KEYS, Settings, load_models
 from espnet_gated.analysis.benchmark_page import BATCH_HEADER, HEADER, _by_batch_size, markdown_page
 from espnet_gated.analysis.memory import PeakMemory, resident_mib
-from espnet_gated.analysis.module_times import Stopwatch, module_times, open_share
+from espnet_gated.analysis.module_times import Stopwatch, module_times, open_share, open_shares
 from espnet_gated.analysis.shapes import dense_config, find_config, gated_config, token_list, write_models
 from espnet_gated.bin import benchmark as command_line
 from espnet_gated.bin.benchmark import main
