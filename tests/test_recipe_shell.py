@@ -323,6 +323,21 @@ def test_tags_share_no_rows(tmp_path, where, system, asked, refused):
     assert (f"{folder} has the rows of '{system}' at " in result.stderr) == refused
 
 
+@pytest.mark.parametrize(
+    ("config", "options", "padding"),
+    [
+        ("beam_size: 3\n", "--batch_size 32", ""),
+        ("pad_to_speech_length: false # as OWSM\n", "", "--pad_to_speech_length false"),
+        ("beam_size: 3\n", "--x 1 --pad_to_speech_length=False", "--pad_to_speech_length False"),
+        ("pad_to_speech_length: false\n", "--pad_to_speech_length true --x 1", "--pad_to_speech_length true"),
+    ],
+)
+def test_budgets_are_told_of_utterances_padded_as_in_decoding(tmp_path, config, options, padding):
+    (tmp_path / "decode.yaml").write_text(config)
+    script = ". utils/decoding.sh; inference_config=$1/decode.yaml inference_args=$2; padding_options"
+    assert bash(script, tmp_path, options).stdout.strip() == padding
+
+
 def test_options_of_the_dense_model_keep_its_start(tmp_path):
     """A user's ``--dense_args`` come to those of a recipe that starts from a public model."""
     script = """

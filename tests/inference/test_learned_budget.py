@@ -145,6 +145,19 @@ def test_gates_that_are_decided_on_the_way_are_left_out(tmp_path, capsys):
     assert changed == {"decoder.gate_predictor.thresholds"}
 
 
+def test_no_budget_can_be_told_of_before_decoding(tmp_path, capsys):
+    """Both stacks decide on the way: nothing is calibrated or measured, and a recipe goes on."""
+    files = make_checkpoint(tmp_path / "model", gated=True, gating=({"level": "layer"}, {"level": "token"}))
+    data = make_data_dir(tmp_path / "dev")
+    before = files.weights.read_bytes()
+    out = tmp_path / "budget_dev.json"
+    arguments = ["--data_dir", str(data), "--s2t_model_file", str(files.weights)]
+    for options in (["--calibrate", "true"], ["--json", str(out)]):
+        assert budget_command.main([*arguments, *options]) == 0
+        assert f"budget: nothing to tell of before decoding: {files.weights}" in capsys.readouterr().err
+    assert files.weights.read_bytes() == before and not out.exists()
+
+
 @pytest.mark.parametrize("dense", STACKS)
 def test_a_stack_without_gates_runs_whole(dense, tmp_path):
     """A dense stack beside a gated one: nothing of it is skipped, and there is nothing to calibrate."""

@@ -168,13 +168,16 @@ train() {
 
 # budget SET OPTIONS…: shares that the gated model skips of a set's utterances
 budget() {
+    # shellcheck disable=SC2086
     ESPNET_GATED_TYPE_CHECKS=${ESPNET_GATED_TYPE_CHECKS:-false} run "${gated_exp}/budget.log" \
         '/^(budget: .*|.*thresholds of the learned budget.*)$/p' ${python} -m espnet_gated.bin.budget \
-        --data_dir "${raw}/$1" --s2t_model_file "${gated_exp}/${inference_s2t_model}" --ngpu "${inference_ngpu}" "${@:2}"
+        --data_dir "${raw}/$1" --s2t_model_file "${gated_exp}/${inference_s2t_model}" --ngpu "${inference_ngpu}" \
+        ${padding} "${@:2}"
 }
 
+padding=$(padding_options)
 # what the thresholds of the learned budget belong to
-calibration=("${gated_exp}/.train.done" "${inference_s2t_model}" "${raw}/${valid_set}/.filter.done")
+calibration=("${gated_exp}/.train.done" "${inference_s2t_model}" "${raw}/${valid_set}/.filter.done" ${padding:+"${padding}"})
 decodings=$(list_decodings)
 refuse_rows_twice
 ! in_stage 10 || refuse_rows_of_other_tags

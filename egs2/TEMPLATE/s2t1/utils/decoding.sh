@@ -67,6 +67,14 @@ is_decoding() {
     ' "$1"
 }
 
+# How decodings pad utterances, for what looks at them beside: their options win over their YAML.
+padding_options() {
+    local found
+    found=$(sed -nE "s/^pad_to_speech_length:[ '\"]*([a-zA-Z0-9]+).*/\1/p" "${inference_config}"
+        tr -s ' =\n' '\n' <<<"${inference_args}" | sed -n '/^--pad_to_speech_length$/{n;p}')
+    echo "${found:+--pad_to_speech_length $(tail -n 1 <<<"${found}")}"
+}
+
 # decode EXP DIR OPTIONS…: one set with one system, by ${inference_nj} processes whose results are joined.
 decode() {
     local exp=$1 dir=$2 code=0 pids=() job file out threads
