@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SAID = "stage stop_stage seed stats_dir dense_exp gated_exp control_exp gated_args test_sets local_data_opts".split()
-SAID += ["needs_gated", "needs_control"]
+SAID = "stage stop_stage seed stats_dir dense_exp gated_exp control_exp test_sets local_data_opts".split()
+SAID += ["gated_args", "dense_args", "s2t_args", "needs_gated", "needs_control"]
 
 
 class PlannedRecipe:
@@ -31,12 +31,15 @@ class PlannedRecipe:
         (self.place / "s2t.sh").write_text("\n".join([head, "says=", *says, "}"]), encoding="utf-8")
         (self.place / "s2t.sh").chmod(0o755)
 
+    def run(self, *options: str) -> subprocess.CompletedProcess:
+        return subprocess.run([self.place / "run.sh", *options], capture_output=True, text=True, timeout=60)
+
     def calls(self, *options: str) -> list[dict]:
         """Run it: for each call of s2t.sh what :data:`SAID` names, and the words of each decoding's line.
 
         Calls that run beside each other are told apart by what stands before their lines (``NAME: ``).
         """
-        result = subprocess.run([self.place / "run.sh", *options], capture_output=True, text=True, timeout=60)
+        result = self.run(*options)
         assert result.returncode == 0, result.stderr
         found: list[dict] = []
         current: dict[str, dict] = {}

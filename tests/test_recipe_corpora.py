@@ -106,6 +106,8 @@ def planned(tmp_path):
 def test_the_published_setting_trains_a_model_for_each_point(planned):
     calls = planned.calls("--setting", "published", "--tag", "mine", "--expdir=exp", "--gated_args", "--max_epoch 3")
     one, *singles, last = calls
+    target = "--encoder_conf gating.target_sparsity={} --decoder_conf gating.target_sparsity={}"
+    assert one["gated_args"] == f"{target.format(*['[0.0,0.9]'] * 2)} --max_epoch 3"
     assert (one["stage"], one["stop_stage"], last["stage"]) == ("1", "10", "10")
     points = [d[3] for d in one["decodings"] if d[0] == "gated"]
     assert len(points) == len(set(points)) == 28
@@ -116,10 +118,7 @@ def test_the_published_setting_trains_a_model_for_each_point(planned):
         assert gated_exp == f"exp/s2t_gated_mine_target_{point.replace(',', '_')}"
         assert (call["stage"], call["stop_stage"], call["dense_exp"]) == ("6", "8", "exp/s2t_dense_mine")
         encoder, decoder = point.split(",")
-        assert call["gated_args"] == (
-            f"--max_epoch 3 --encoder_conf gating.target_sparsity={encoder} "
-            f"--decoder_conf gating.target_sparsity={decoder}"
-        )
+        assert call["gated_args"] == f"{one['gated_args']} {target.format(encoder, decoder)}"
         assert os.readlink(planned.place / call["stats_dir"]) == "s2t_stats_mine"
     folders = [d[4] for call in calls[:-1] for d in call["decodings"]]
     assert len(folders) == len(set(folders))

@@ -81,6 +81,31 @@ def test_options_of_data_sh_come_to_those_of_the_recipe(planned, scale, option):
     assert call["local_data_opts"] == f"{own} --seed 1"
 
 
+def test_options_of_trainings_come_to_those_of_the_recipe(planned):
+    """They do not take the place of what makes one training another."""
+    given = ("--gated_args", "--max_epoch 1", "--dense_args=--max_epoch 2", "--s2t-args", "--num_workers 0")
+    for scale in ("full", "base", "ablation"):
+        before, after = planned.calls("--scale", scale), planned.calls("--scale", scale, *given)
+        assert len(before) == len(after)
+        for name, added in (
+            ("gated_args", "--max_epoch 1"),
+            ("dense_args", "--max_epoch 2"),
+            ("s2t_args", "--num_workers 0"),
+        ):
+            assert sorted(call[name] for call in after) == sorted(f"{call[name]} {added}".strip() for call in before)
+
+
+@pytest.mark.parametrize(
+    ("scale", "option"),
+    [("seeds", "--seed"), ("seeds", "--expdir=x"), ("ablation", "--gated-name"), ("ablation", "--tag")],
+)
+def test_what_tells_several_trainings_apart_is_not_asked_of_the_caller(planned, scale, option):
+    result = planned.run("--scale", scale, option, *([] if "=" in option else ["3"]))
+    flag = option.partition("=")[0]
+    assert result.returncode == 2
+    assert f"--scale {scale} gives each of its trainings a {flag} of its own: leave it out" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("systems", "gated", "control"),
     [

@@ -19,21 +19,25 @@ def bash(script, *args, cwd=TEMPLATE):
 OPTIONS = """
 some_name=default
 flag=false
+some_args="--of default"
+adding_up="more_args some_args"
 . utils/parse_options.sh
-echo "${some_name}|${flag}|$*"
+echo "${some_name}|${flag}|${some_args}"
 """
 
 
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ([], "default|false|"),
-        (["--some_name", "a b"], "a b|false|"),
-        (["--some-name", "x", "--flag", "true"], "x|true|"),
-        (["--some_name=a=b", "rest", "--flag"], "a=b|false|rest --flag"),
-        (["--some_name", ""], "|false|"),
-        (["--some_name", "--max_epoch 1"], "--max_epoch 1|false|"),
-        (["--", "--flag"], "default|false|--flag"),
+        ([], "default|false|--of default"),
+        (["--some_name", "a b"], "a b|false|--of default"),
+        (["--some-name", "x", "--flag", "true"], "x|true|--of default"),
+        (["--some_name=a=b"], "a=b|false|--of default"),
+        (["--some_name", ""], "|false|--of default"),
+        (["--some_name", "--max_epoch 1"], "--max_epoch 1|false|--of default"),
+        (["--some_name", "a", "--some_name", "b"], "b|false|--of default"),
+        (["--some_args", "--lr 3"], "default|false|--lr 3"),
+        (["--some_args", "--lr 3", "--flag", "true", "--some-args=--lr 2"], "default|true|--lr 3 --lr 2"),
     ],
 )
 def test_options_are_parsed(args, expected):
@@ -49,6 +53,7 @@ def test_options_are_parsed(args, expected):
         (["--PATH", "/tmp"], "unknown option --PATH"),
         (["--some_name"], "--some_name needs a value"),
         (["--flag", "yes"], "--flag must be true or false, got 'yes'"),
+        (["--some_name", "a", "b", "--flag", "true"], "words that are no option: b --flag true"),
     ],
 )
 def test_impossible_options_end_with_one_line(args, message):
@@ -345,7 +350,10 @@ def test_options_of_the_dense_model_keep_its_start(tmp_path):
     . utils/published_corpus.sh
     python3() { :; }
     use_init_model
-    option dense_args ""
+    set -- "${options[@]}"
+    dense_args= token_dir= nj= adding_up=dense_args
+    . utils/parse_options.sh
+    echo "${dense_args}"
     """
     for given in (["--dense_args", "--max_epoch 3"], ["--dense-args=--max_epoch 3"]):
         result = bash(script, *given, "--nj", "4")

@@ -61,16 +61,17 @@ inference_tag=       # suffix of the names of the decoding directories
 help_message="Usage: $0 --corpus <name> --train_set <name> --valid_set <name> --test_sets <names> --langs <codes> --tasks <tasks>
 Stages: 1 data  2 filter and check  3 token list  4 statistics  5 dense training  6 gated fine-tuning (with its thresholds) and control
         7 decoding  8 scoring  9 speed, FLOPs, budgets  10 results
-Finished work is skipped unless its inputs or options have changed. Options and their defaults:
+Finished work is skipped unless its inputs or options have changed. Options that hold options (--…_args, --local_data_opts) add up when
+they are given more than once: yours come behind those of a recipe's run.sh. Options and their defaults:
 $(sed -nE '/^help_message/q; s/^([a-z_][a-z0-9_]*)=(.*)$/    --\1 \2/p' "$0")"
 
+adding_up="local_data_opts filter_args token_args s2t_args dense_args gated_args control_args ctc_args inference_args"
 . utils/parse_options.sh
 . utils/steps.sh
 . utils/trainer_options.sh
 . utils/decoding.sh
 . ./path.sh
 
-[ $# -eq 0 ] || die "words that are no option: $*"
 for option in corpus train_set valid_set test_sets langs tasks; do
     [ -n "${!option}" ] || die "--${option} is needed (see --help)"
 done

@@ -7,16 +7,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 mini_model=../../mini/s2t1/exp/s2t_dense/valid.loss.best.pth
-dense_args=
-data_opts=
+dense_args=()
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --mini_model) mini_model=${2:?"--mini_model needs a value: a checkpoint, or none"} && shift 2 ;;
-        --dense[_-]args) dense_args=${2?"--dense_args needs a value"} && shift 2 ;;
-        --dense[_-]args=*) dense_args=${1#*=} && shift ;;
-        --local[_-]data[_-]opts) data_opts=${2?"--local_data_opts needs a value"} && shift 2 ;;
-        --local[_-]data[_-]opts=*) data_opts=${1#*=} && shift ;;
         *) options+=("$1") && shift ;;
     esac
 done
@@ -25,7 +20,7 @@ if [ "${mini_model}" != none ]; then
         echo "run.sh: no such file: ${mini_model} (--mini_model); 'make mini' makes it, none starts from scratch" >&2
         exit 2
     }
-    dense_args="--init_param ${mini_model}:encoder:encoder ${dense_args}"
+    dense_args=(--dense_args "--init_param ${mini_model}:encoder:encoder")
 fi
 
 # Forty minutes of real speech are too little to learn five languages from: README.md says what each addition is.
@@ -45,7 +40,7 @@ additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 4 --synth_spa
     --nj 2 \
     --train_nj 2 \
     --matmul_precision auto \
-    --local_data_opts "--max_seconds 3.7 ${additions} ${data_opts}" \
+    --local_data_opts "--max_seconds 3.7 ${additions}" \
     --s2t_config conf/train_s2t_dense.yaml \
     --gated_config conf/train_s2t_gated.yaml \
     --control_config conf/train_s2t_control.yaml \
@@ -54,4 +49,4 @@ additions="--speeds 0.9,0.95,1.05,1.1 --joined 1500 --synth_voices 4 --synth_spa
     --sparsities "0.0 0.0,0.5 0.3,0.5" \
     --inference_nj 2 \
     --inference_args "--measure_nll true --measure_flops true --flops_every 40" \
-    --dense_args "${dense_args}" "${options[@]}"
+    "${dense_args[@]}" "${options[@]}"

@@ -23,7 +23,7 @@ for level in ${levels}; do points+=" ${level},0.0 0.0,${level} ${level}"; done
 use_scale --langs "${langs// /+}" --download "${download}"
 use_init_model
 
-# s2t OPTIONS…: s2t.sh with the recipe's options; those given here win
+# s2t OPTIONS…: s2t.sh with the recipe's options; those given here win, or come behind them
 s2t() {
     ./s2t.sh \
         --corpus europarl_st \
@@ -57,8 +57,8 @@ case "${setting}" in
                 ln -sfn "s2t_stats${suffix}" "${expdir}/s2t_stats${suffix}_${target}"
                 s2t --stage $((first > 6 ? first : 6)) --stop_stage $((last < 8 ? last : 8)) --tag "${tag:+${tag}_}${target}" \
                     --dense_exp "$(option dense_exp "${expdir}/s2t_dense${suffix}")" --systems gated --gated_name gated_single \
-                    --sparsities "${point}" --gated_args "$(option gated_args "") \
-                    --encoder_conf gating.target_sparsity=${point%,*} --decoder_conf gating.target_sparsity=${point#*,}"
+                    --sparsities "${point}" \
+                    --gated_args "--encoder_conf gating.target_sparsity=${point%,*} --decoder_conf gating.target_sparsity=${point#*,}"
             done
         done
         s2t --stage 10

@@ -6,7 +6,7 @@
 #   ./run.sh --scale ablation after the first: gated fine-tuning with other predictors, and one model for one sparsity
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
 #   ./run.sh --scale base     the same corpus, models of OWSM v3.1 base's shape, on one GPU
-# All other options go to s2t.sh (./s2t.sh --help).
+# All other options go to s2t.sh (./s2t.sh --help), behind the recipe's own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -46,7 +46,7 @@ recipe() {
         --nj 2 \
         --train_nj 2 \
         --matmul_precision auto \
-        --local_data_opts "${data_opts[*]}" \
+        --local_data_opts "${data_opts}" \
         --s2t_config conf/train_s2t_dense.yaml \
         --gated_config conf/train_s2t_gated.yaml \
         --control_config conf/train_s2t_control.yaml \
@@ -63,6 +63,18 @@ ablate() {
         --inference_args "${measured} 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2> >(sed -u "s/^/$1: /" >&2)
 }
 
+# refuse NAME…: options that this scale gives itself
+refuse() {
+    local item flag
+    for item in "${options[@]}"; do
+        flag=${item%%=*}
+        [[ " ${*/#/__} " != *" ${flag//-/_} "* ]] || {
+            echo "run.sh: --scale ${scale} gives each of its trainings a ${flag} of its own: leave it out" >&2
+            exit 2
+        }
+    done
+}
+
 # side_by_side NAME SPARSITIES STEPS OPTIONS NAME …: two of them, on a core each
 side_by_side() {
     local beside code=0
@@ -74,23 +86,25 @@ side_by_side() {
 }
 
 scale=full
-data_opts=(--scale full)
-given_data_opts= # come after those
+data_opts="--scale full"
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --scale) scale=${2:?"--scale needs a value: full, large_test, seeds, ablation, smoke or base"} && shift 2 ;;
-        --local[_-]data[_-]opts) given_data_opts=${2?"--local_data_opts needs a value"} && shift 2 ;;
-        --local[_-]data[_-]opts=*) given_data_opts=${1#*=} && shift ;;
         *) options+=("$1") && shift ;;
     esac
 done
 
 case "${scale}" in
-    smoke) data_opts=(--scale smoke) ;;
-    large_test | seeds) data_opts+=(--large_test 1500) ;;
+    smoke) data_opts="--scale smoke" ;;
+    large_test | seeds) data_opts+=" --large_test 1500" ;;
 esac
-data_opts+=("${given_data_opts}")
+
+# of several trainings: what tells them apart is not the caller's to say
+case "${scale}" in
+    seeds) refuse seed expdir ;;
+    ablation) refuse tag gated_name systems ;;
+esac
 
 case "${scale}" in
     full)

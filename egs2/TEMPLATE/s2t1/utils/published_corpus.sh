@@ -60,8 +60,7 @@ use_scale() {
             ;;
         *) die "--scale must be full or smoke, got '${scale}'" ;;
     esac
-    # what the caller gives data.sh comes after the recipe's, not in its place
-    options=("${scale_options[@]}" "${options[@]}" --local_data_opts "${data_opts} $(option local_data_opts "")")
+    options=("${scale_options[@]}" --local_data_opts "${data_opts}" "${options[@]}")
 }
 
 use_init_model() {
@@ -70,5 +69,5 @@ use_init_model() {
     dir="$(option dumpdir dump)/pretrained"
     # shellcheck disable=SC2086
     python3 -m espnet_gated.bin.use_pretrained --model "${init_model}" --output_dir "${dir}" --langs ${langs} --tasks ${tasks}
-    options=(--token_dir "${dir}" "${options[@]}" --dense_args "--init_param ${dir}/model.pth $(option dense_args "")")
+    options=(--token_dir "${dir}" --dense_args "--init_param ${dir}/model.pth" "${options[@]}")
 }

@@ -5,8 +5,8 @@ set -euo pipefail
 
 data_dir=data
 downloads_dir=downloads             # packages and the audio at 16 kHz
-langs="eng spa fra ita rus"
-st_pairs="all-eng eng-all"          # translations; all-all for every pair
+langs="eng+spa+fra+ita+rus"
+st_pairs="all-eng+eng-all"          # translations; all-all for every pair
 second_voices=true                  # also write test_unseen_spk
 max_seconds=8.0                     # the trainings' speech_length must hold it
 seed=0                              # of the split; not the seed of the trainings
@@ -24,6 +24,6 @@ natural=0                           # share of what is synthesised by voices tra
 [ "${second_voices}" = true ] && voices=--second_voices || voices=--no-second_voices
 # shellcheck disable=SC2086
 python3 "${MAIN_ROOT}/local/prepare_asterisk.py" --data_dir "${data_dir}" --downloads_dir "${downloads_dir}" \
-    --langs ${langs} --st_pairs ${st_pairs} ${voices} --max_seconds "${max_seconds}" --seed "${seed}" --nj "${nj}" \
+    --langs ${langs//+/ } --st_pairs ${st_pairs//+/ } ${voices} --max_seconds "${max_seconds}" --seed "${seed}" --nj "${nj}" \
     --speeds ${speeds//,/ } --joined "${joined}" --synth_voices "${synth_voices}" --synth_spans "${synth_spans}" \
     --synth_guide "${synth_guide}" --natural "${natural}"
