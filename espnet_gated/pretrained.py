@@ -57,10 +57,18 @@ def model_files(folder: Path) -> dict[str, str]:
         named = {"s2t_train_config": found.config, "s2t_model_file": found.checkpoint, "bpemodel": found.bpe_model}
         return {name: str(path) for name, path in named.items()}
     config = folder / "config.yaml"
-    checkpoints = sorted(folder.glob("*.pth"), key=lambda p: ("ave" not in p.name, "best" not in p.name, p.name))
+    checkpoints = sorted(folder.glob("*.pth"), key=_rank)
     if not config.is_file() or not checkpoints:
         raise ValueError(f"{folder}: needs config.yaml and a .pth file (--model_tag)")
     return {"s2t_train_config": str(config), "s2t_model_file": str(checkpoints[0])}
+
+
+def _rank(checkpoint: Path) -> tuple[bool, bool, bool, str]:
+    """Of an experiment's checkpoints the lowest is taken: one that validation chose, and the best epoch first, as the
+    recipes keep thresholds of the learned budget in it; then an average of epochs.
+    """
+    name = checkpoint.name
+    return not name.startswith("valid."), not name.endswith(".best.pth"), "ave" not in name, name
 
 
 def use_pretrained(model: str, output_dir: str | Path, langs: Iterable[str], tasks: Iterable[str]) -> PretrainedFiles:

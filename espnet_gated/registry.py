@@ -67,6 +67,7 @@ def register(task: str = "espnet2.tasks.s2t") -> None:
     tasks = importlib.import_module("espnet_gated.tasks")
     tasks.build_gated_models(module)
     tasks.let_contexts_through()
+    tasks.start_gates_anew()
     tasks.add_optimizers({name: load(path) for name, path in OPTIMIZERS.items()})
 
 

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import torch
+from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask, optim_classes
 from espnet2.train.dataset import AbsDataset
 from torch import nn
 
 from espnet_gated.data.contexts import DATA_TYPES
+from espnet_gated.gating.predictor import GatePredictor
 from espnet_gated.layers.convolutions import DepthwiseConv1dInTraining, lay_out_depthwise
 from espnet_gated.model import MODELS, GatedModelMixin, gating_options
 
@@ -79,6 +82,36 @@ def gate_model(model: nn.Module, options: dict[str, Any]) -> nn.Module:
     return model
 
 
+def start_gates_anew() -> None:
+    """Let what a training loads with ``--init_param`` be a start, not the middle of another training (once).
+
+    A gated checkpoint holds how many updates its gates have had, and thresholds for its weights. Taken over, masks
+    would be final from the first batch (``freeze_steps``). Where ``--init_param`` names the predictor itself
+    (``FILE:encoder.gate_predictor:encoder.gate_predictor``) they are wanted so, and kept.
+    """
+    original: Any = abs_task.load_pretrained_model
+    if hasattr(original, "starts_gates_anew"):
+        return
+
+    @functools.wraps(original)
+    def load_pretrained_model(init_param: str, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        predictors = [] if "gate_predictor" in ":".join(init_param.split(":")[1:3]) else _predictors(model)
+        before = [(p.num_updates.clone(), p.thresholds.clone()) for p in predictors]
+        original(init_param, model, *args, **kwargs)
+        for predictor, (updates, thresholds) in zip(predictors, before, strict=True):
+            if not torch.equal(predictor.num_updates, updates):
+                logging.info(f"Gates of the {predictor.stack} start from {init_param}, with update {int(updates)}")
+            predictor.num_updates.copy_(updates)
+            predictor.thresholds.copy_(thresholds)
+
+    load_pretrained_model.starts_gates_anew = True  # type: ignore[attr-defined]
+    abs_task.load_pretrained_model = load_pretrained_model
+
+
+def _predictors(model: nn.Module) -> list[GatePredictor]:
+    return [module for module in model.modules() if isinstance(module, GatePredictor)]
+
+
 def let_contexts_through() -> None:
     """Let data of the types ``category`` and ``vector`` pass ESPnet's check of data names (once)."""
     original: Any = AbsTask.check_task_requirements
@@ -124,6 +157,10 @@ def add_optimizers(classes: Mapping[str, type[torch.optim.Optimizer]]) -> None:
     @functools.wraps(original.__func__)
     def build_optimizers(cls: Any, args: argparse.Namespace, model: nn.Module) -> Any:
         if args.optim in classes:
+            if getattr(args, "exclude_weight_decay", False):
+                raise ValueError(
+                    f"exclude_weight_decay: true is not known to optim: {args.optim}; leave it out, or choose another"
+                )
             return [classes[args.optim](model.named_parameters(), **args.optim_conf)]
         return original.__func__(cls, args, model)
 

@@ -168,6 +168,13 @@ def test_a_model_without_layers_is_refused():
         MuonAdam(torch.nn.Linear(4, 4).named_parameters())
 
 
+def test_weight_decay_leaves_nothing_out():
+    """ESPnet's option would be ignored."""
+    args = argparse.Namespace(optim="muon", optim_conf={"lr": 0.1}, exclude_weight_decay=True)
+    with pytest.raises(ValueError, match="exclude_weight_decay: true is not known to optim: muon"):
+        S2TTask.build_optimizers(args, gated_model())
+
+
 def test_other_optimizers_are_espnet_s():
     args = argparse.Namespace(optim="adam", optim_conf={"lr": 0.1}, sharded_ddp=False, exclude_weight_decay=False)
     assert isinstance(S2TTask.build_optimizers(args, gated_model())[0], torch.optim.Adam)

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from espnet_gated.bin.use_pretrained import main
+from espnet_gated.pretrained import model_files
 
 TOKENS = ["<blank>", "<unk>", "<deu>", "<asr>", "<st_eng>", "▁a", "<sos>", "<eos>"]
 
@@ -45,6 +46,21 @@ def test_a_folder_of_an_experiment(tmp_path):
     (hub / "data" / "token_list" / "bpe_unigram50000" / "bpe.model").rename(exp / "bpe.model")
     assert run(exp, tmp_path / "out") == 0
     assert (tmp_path / "out" / "bpe.model").read_bytes() == b"pieces"
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        ("train.acc.ave.pth train.acc.best.pth valid.acc.ave.pth valid.acc.best.pth 9epoch.pth", "valid.acc.best.pth"),
+        ("train.loss.best.pth valid.loss.ave_3best.pth valid.loss.ave.pth 9epoch.pth", "valid.loss.ave.pth"),
+        ("9epoch.pth train.loss.best.pth latest.pth", "train.loss.best.pth"),
+        ("model.pth", "model.pth"),
+    ],
+)
+def test_the_checkpoint_of_an_experiment_is_one_that_validation_chose(tmp_path, names, taken):
+    for name in ("config.yaml", *names.split()):
+        (tmp_path / name).touch()
+    assert model_files(tmp_path)["s2t_model_file"] == str(tmp_path / taken)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Every gated name in every task: one word in the YAML makes a gated model that trains."""
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_tasks import DECODER_CONF, DENSE, ENCODER_CONF, ROWS, SHAPE, TASKS, batch, build, labels, task_class
+from espnet2.tasks import abs_task
+from tiny_tasks import DECODER_CONF, DENSE, ENCODER_CONF, GATING, ROWS, SHAPE, TASKS, batch, build, labels, task_class
 from torch import Tensor
 
 import espnet_gated
@@ -159,6 +161,25 @@ def test_copies_are_on_their_own() -> None:
     copy.ctc.announce_primer([copy.sos, 3, 5])
     assert copy.encoder.gate_predictor.current.categories["lang"].tolist() == [4]
     assert model.encoder.gate_predictor.current is None
+
+
+def test_a_gated_checkpoint_is_a_start(tmp_path: Path) -> None:
+    """Its weights are taken over, but not how far its training was: masks are not final from the first batch."""
+    model = build("s2t", encoder_conf=SHAPE | {"gating": GATING | {"freeze_steps": 2}})
+    state = {k: v + 7 if "num_updates" in k or "thresholds" in k else v + 0.5 for k, v in model.state_dict().items()}
+    path = tmp_path / "gated.pth"
+    torch.save(state, path)
+    abs_task.load_pretrained_model(str(path), model, ignore_init_mismatch=False)
+    encoder, decoder = (part.gate_predictor for part in (model.encoder, model.decoder))
+    assert [int(p.num_updates) for p in (encoder, decoder)] == [0, 0] and not encoder.train().frozen
+    assert encoder.thresholds.abs().sum() == 0
+    assert torch.equal(encoder.features.weight, state["encoder.gate_predictor.features.weight"])
+    key = "encoder.gate_predictor"
+    abs_task.load_pretrained_model(f"{path}:{key}:{key}", model, ignore_init_mismatch=False)
+    assert [int(p.num_updates) for p in (encoder, decoder)] == [7, 0] and encoder.frozen
+    assert encoder.thresholds.min() == 7
+    model.load_state_dict(state)  # as a resumed training does
+    assert int(decoder.num_updates) == 7
 
 
 def test_only_one_stack_gated() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from espnet_gated.analysis.experiment import Decoding, Experiment, TestSet
 from espnet_gated.analysis.metrics import RESAMPLES, PairedResult, bleu_tokenizer, paired_bootstrap
 from espnet_gated.analysis.scoring import ScoringError, read_hypotheses
+from espnet_gated.analysis.sparsity_table import search_of
 from espnet_gated.data.datadir import DataDirError, Utterance, read_data_dir
 
 NLL = "nll"
@@ -62,7 +63,7 @@ def pairs(test_set: TestSet, system: str | None) -> list[tuple[str, Decoding, De
     found: list[tuple[str, Decoding, Decoding]] = []
     for search in dict.fromkeys(d.search for d in test_set.decodings):
         same_search = TestSet(test_set.corpus, test_set.name, [d for d in test_set.decodings if d.search == search])
-        found += _pairs(same_search, system and f"{system}{search}", search)
+        found += _pairs(same_search, system and system.removesuffix(search_of(system)) + search, search)
     return found
 
 
@@ -118,7 +119,8 @@ def _compare(
         one_tokenizer = len({bleu_tokenizer(u.target_lang) for u in group}) == 1
         metric = "wer" if is_asr else "bleu" if one_tokenizer else "chrf"
         lang = group[0].target_lang
-        results.append(paired_bootstrap(*texts, metric, target_lang=lang, n_resamples=resamples))
+        spoken = [u.lang for u in group]
+        results.append(paired_bootstrap(*texts, metric, target_lang=lang, langs=spoken, n_resamples=resamples))
     return results
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from espnet_gated.analysis.experiment import STACKS, Decoding, FloatArray, GateTable, TestSet
 from espnet_gated.analysis.gate_stats import Contrast, mean_interval, position_curves, task_contrasts
 from espnet_gated.analysis.scoring import ALL
+from espnet_gated.analysis.sparsity_table import search_of
 from espnet_gated.analysis.table import percent, relative
 
 SEEN, NOT_SEEN, OPPOSITE, UNTESTABLE = "seen here", "not seen", "opposite", "not testable here"
@@ -48,7 +49,7 @@ class View:
     reference: Decoding | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reference = self.test_set.reference() or self.open()
+        self.reference = self.test_set.reference(search_of(self.system)) or self.open()
 
     def open(self) -> Decoding | None:
         """The gated system at sparsity 0."""

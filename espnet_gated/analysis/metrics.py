@@ -10,6 +10,9 @@ WER and CER are taken on normalised text; the rule is called ``nfkc-lower-nopunc
    digits or their combining marks;
 4. runs of white space become one space.
 
+In languages that are written without spaces between words, each character beyond the Latin, Greek and Cyrillic ones
+(with its marks) is a word of the WER.
+
 BLEU and chrF see the text as it is. BLEU uses sacrebleu's ``13a`` tokeniser, ``zh`` for Chinese,
 and ``char`` for languages written without spaces for which sacrebleu needs extra software.
 """
@@ -31,7 +34,7 @@ from sacrebleu.metrics import BLEU, CHRF
 NORMALIZATION = "nfkc-lower-nopunct"
 NORMALIZATION_RULE = (
     "NFKC, lower case, typographic apostrophes to ', punctuation to space except ' and - inside "
-    "words, white space to single spaces"
+    "words, white space to single spaces; each character of a language without spaces between words is a word"
 )
 RESAMPLES = 1000
 LEAST_RESAMPLES = 20
@@ -40,6 +43,8 @@ METRICS = ("wer", "cer", "bleu", "chrf")
 
 _CHINESE = {"zho", "cmn", "yue", "wuu"}
 _NO_SPACES = {"jpn", "kor", "tha", "lao", "khm", "mya", "bod"}
+_UNSEGMENTED = (_CHINESE | _NO_SPACES) - {"kor"}  # Korean has spaces between words
+_FIRST_UNSEGMENTED = "\u0e00"  # Thai; Lao, Tibetan, Burmese, Khmer, kana and Han come behind
 
 FloatArray = NDArray[np.float64]
 
@@ -95,16 +100,20 @@ def error_rate(
     unit: str = "word",
     n_resamples: int = RESAMPLES,
     seed: int = SEED,
+    langs: Sequence[str] | None = None,
 ) -> Score:
     """WER (``unit="word"``) or CER (``unit="char"``, spaces count) on normalised text, percent.
 
-    The confidence interval is a bootstrap over utterances.
+    The confidence interval is a bootstrap over utterances. ``langs``: ISO 639-3 code of each utterance, where words are
+    not always between spaces.
 
     Raises:
         ValueError: for lists that differ in length or are empty, or an unknown unit.
     """
-    counts = error_counts(refs, hyps, unit)
+    counts = error_counts(refs, hyps, unit, langs)
     name = f"{'wer' if unit == 'word' else 'cer'}|norm:{NORMALIZATION}|jiwer:{version('jiwer')}"
+    if unit == "word" and _UNSEGMENTED.intersection(langs or ()):
+        name += "|unsegmented:characters"
     name += f"|bs:{n_resamples}|seed:{seed}"
     if counts[:, 1].sum() == 0:
         return Score(None, None, name)
@@ -113,18 +122,36 @@ def error_rate(
     return Score(_rate(counts.sum(axis=0)), (float(low), float(high)), name)
 
 
-def error_counts(refs: Sequence[str], hyps: Sequence[str], unit: str = "word") -> FloatArray:
-    """Errors and reference units of each utterance, shape (n, 2)."""
+def error_counts(
+    refs: Sequence[str], hyps: Sequence[str], unit: str = "word", langs: Sequence[str] | None = None
+) -> FloatArray:
+    """Errors and reference units of each utterance, shape (n, 2). ``langs``: see :func:`error_rate`."""
     _check_pair(refs, hyps)
     if unit not in ("word", "char"):
         raise ValueError(f"unit must be word or char, got {unit!r}")
     process = jiwer.process_words if unit == "word" else jiwer.process_characters
     counts = np.zeros((len(refs), 2))
-    for i, (ref, hyp) in enumerate(zip(refs, hyps, strict=True)):
-        out = process(normalize(ref), normalize(hyp))
+    for i, pair in enumerate(zip(refs, hyps, strict=True)):
+        ref, hyp = map(normalize, pair)
+        if unit == "word" and langs is not None and langs[i] in _UNSEGMENTED:
+            ref, hyp = _spaced(ref), _spaced(hyp)
+        out = process(ref, hyp)
         errors = out.substitutions + out.deletions + out.insertions
         counts[i] = errors, out.hits + out.substitutions + out.deletions
     return counts
+
+
+def _spaced(text: str) -> str:
+    """With spaces around each character of a script that has none between words."""
+    out, before = "", False
+    for char in text:
+        unsegmented = char >= _FIRST_UNSEGMENTED
+        mark = unicodedata.category(char).startswith("M")  # it belongs to the character before it
+        if (unsegmented or before) and not mark:
+            out += " "
+        out += char
+        before = unsegmented
+    return " ".join(out.split())
 
 
 def bleu(refs: Sequence[str], hyps: Sequence[str], target_lang: str, n_resamples: int = RESAMPLES) -> Score:
@@ -160,6 +187,7 @@ def paired_bootstrap(
     metric: str,
     *,
     target_lang: str = "eng",
+    langs: Sequence[str] | None = None,
     n_resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> PairedResult:
@@ -169,6 +197,7 @@ def paired_bootstrap(
         ref, hyp_a, hyp_b: texts in the same order of utterances.
         metric: ``wer``, ``cer``, ``bleu`` or ``chrf``.
         target_lang: language of the texts; matters for ``bleu``.
+        langs: language of each text; matters for ``wer``, see :func:`error_rate`.
         n_resamples: number of bootstrap resamples.
         seed: of the resampling.
 
@@ -177,7 +206,7 @@ def paired_bootstrap(
     """
     if metric in ("wer", "cer"):
         unit = "word" if metric == "wer" else "char"
-        stats = [error_counts(ref, hyp, unit) for hyp in (hyp_a, hyp_b)]
+        stats = [error_counts(ref, hyp, unit, langs) for hyp in (hyp_a, hyp_b)]
         if stats[0][:, 1].sum() == 0:
             raise ValueError("references are empty after normalisation, nothing to compare")
         score: Callable[[FloatArray], float] = _rate

@@ -20,7 +20,7 @@ from espnet_gated.analysis.metrics import RESAMPLES
 from espnet_gated.analysis.page import Cell, Mark, Page
 from espnet_gated.analysis.plots import BARS, latency_figure, png, style
 from espnet_gated.analysis.results import label, language_tables
-from espnet_gated.analysis.sparsity_table import sparsity_tables
+from espnet_gated.analysis.sparsity_table import search_of, sparsity_tables
 from espnet_gated.analysis.speed import HEADER as SPEED_HEADER
 from espnet_gated.analysis.speed import STATS_FILE, speed_row
 from espnet_gated.analysis.table import number, percent, relative, text_table, with_interval
@@ -79,7 +79,7 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
     prices = price_rows(View(test_set, gated), comparisons) if gated else []
     page.section(f"{prefix}In short")
     page.short(lines)
-    base = test_set.reference()
+    base = test_set.reference(search_of(gated or ""))
     if prices and base is not None:
         page.heading(f"{gated} against {base_line(base)}")
         page.table(PRICE_HEADER, prices, left=2)
@@ -116,7 +116,7 @@ def _systems(page: Page, prefix: str, test_set: TestSet, gated: str | None) -> N
             "● both stacks pruned, ▼ decoder, ▲ encoder. Axes are logarithmic where values span "
             "much: prices by their ratio, scores by their distance from the best there is.",
         )
-    base = test_set.reference()
+    base = test_set.reference(search_of(gated or ""))
     against = f" Δ: against {base.label}; WER, GFLOPs and latency relative, BLEU absolute." if base else ""
     header = ["system", "reached enc/dec", "WER [95 %]", "Δ", "BLEU [95 %]", "Δ", "GFLOPs", "Δ", "Δ decoder"]
     page.table([*header, "latency", "Δ"], [_system_row(d, base) for d in test_set.decodings])

@@ -227,9 +227,9 @@ def _error_scores(
         return row
     refs, texts = [u.text for u in utts], [hyps[u.utt_id] for u in utts]
     for name, unit in (("wer", "word"), ("cer", "char")):
-        score = metrics.error_rate(refs, texts, unit, n_resamples, seed)
+        score = metrics.error_rate(refs, texts, unit, n_resamples, seed, [u.lang for u in utts])
         row[name], row[f"{name}_ci"] = score.value, score.ci and list(score.ci)
-        signatures[name] = score.signature
+        signatures[f"{name} (characters)" if "|unsegmented:" in score.signature else name] = score.signature
     return row
 
 

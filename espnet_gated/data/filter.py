@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,24 @@ def filter_data_dir(
     # without its log an output counts as unfinished, so the log goes first and comes last
     (out_dir / LOG_FILE).unlink(missing_ok=True)
     write_data_dir(out_dir, kept)
+    _copy_contexts(in_dir, out_dir, {utt.utt_id for utt in kept})
     _write_log(out_dir / LOG_FILE, result, made_from)
     return result
+
+
+def _context_files(directory: Path) -> list[Path]:
+    """The files ``utt2<name>`` that are not the convention's: labels and vectors of contexts."""
+    return sorted(p for p in directory.glob("utt2*") if p.is_file() and p.name not in FILES)
+
+
+def _copy_contexts(in_dir: Path, out_dir: Path, kept: Collection[str]) -> None:
+    """The context files of ``in_dir``, and no others, with the lines of the utterances that are kept."""
+    for old in _context_files(out_dir):
+        old.unlink()
+    for path in _context_files(in_dir):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept_lines = [line for line in lines if line.split(maxsplit=1)[:1] and line.split(maxsplit=1)[0] in kept]
+        (out_dir / path.name).write_text("".join(kept_lines), encoding="utf-8")
 
 
 def _raise_if_too_many(in_dir: Path, result: FilterResult, max_dropped: float) -> None:
@@ -144,10 +160,10 @@ def _reasons(utt: Utterance, audio: AudioProbe, limits: Limits) -> list[tuple[st
 def _made_from(in_dir: Path, limits: Limits, decode: bool) -> dict[str, Any]:
     """All that decides the output, to see whether an earlier one still holds."""
     files = {}
-    for name in FILES:
-        if (in_dir / name).is_file():
-            stat = (in_dir / name).stat()
-            files[name] = [stat.st_size, stat.st_mtime_ns]
+    for path in (*(in_dir / name for name in FILES), *_context_files(in_dir)):
+        if path.is_file():
+            stat = path.stat()
+            files[path.name] = [stat.st_size, stat.st_mtime_ns]
     return {
         "in_dir": str(in_dir.resolve()),
         "files": files,
@@ -158,7 +174,8 @@ def _made_from(in_dir: Path, limits: Limits, decode: bool) -> dict[str, Any]:
 
 def _done(out_dir: Path, made_from: dict[str, Any]) -> FilterResult | None:
     """The result of an earlier run, if its output is complete and would be the same."""
-    if not all((out_dir / name).is_file() for name in (*FILES, LOG_FILE)):
+    names = [*FILES, LOG_FILE, *(path.name for path in _context_files(Path(made_from["in_dir"])))]
+    if not all((out_dir / name).is_file() for name in names):
         return None
     try:
         log = json.loads((out_dir / LOG_FILE).read_text(encoding="utf-8"))

@@ -112,12 +112,19 @@ def parse_fields(
         elif isinstance(value, Mapping) and set(value) == {"vector"} and int(value["vector"]) > 0:
             fields.append(ContextField(name, "vector", size=int(value["vector"])))
         elif isinstance(value, Mapping) and set(value) == {"category"} and value["category"]:
+            _refuse_booleans(name, value["category"])
             fields.append(ContextField(name, "category", tuple(map(str, value["category"]))))
         else:
             raise ValueError(
                 f"context.{name} must be 'token', {{vector: SIZE}} or {{category: [NAMES]}}, got {value!r}"
             )
     return _with_defaults(fields, dict(defaults or {}))
+
+
+def _refuse_booleans(name: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if isinstance(value, bool):  # what YAML makes of a bare no, off, yes, on
+            raise ValueError(f"context.{name}: a category is {value}; put it in quotes in the YAML ('no', 'on', …)")
 
 
 def _with_defaults(fields: Sequence[ContextField], defaults: dict[str, str]) -> list[ContextField]:

@@ -12,6 +12,7 @@ import pytest
 from espnet_gated.analysis import gate_stats, headline, plots
 from espnet_gated.analysis.comparisons import compare
 from espnet_gated.analysis.experiment import ReportError, gate_table, read_experiment
+from espnet_gated.analysis.findings import View
 from espnet_gated.analysis.metrics import paired_bootstrap
 from espnet_gated.analysis.page import Mark, Page
 from espnet_gated.analysis.report import make_report
@@ -264,6 +265,18 @@ def test_systems_with_ctc_are_compared_among_themselves(tmp_path):
     ]
     page = run(tmp_path / "exp").text
     assert "gated+ctc 0/0.5 against control+ctc: WER +0.0 [+0.0, +0.0], BLEU +0.0 [+0.0, +0.0]." in page
+
+
+def test_systems_with_ctc_may_be_the_only_ones(tmp_path):
+    """They are held against the dense system with CTC, not against themselves."""
+    experiment = read_experiment(small(tmp_path, systems=[(f"{system}+ctc", asked) for system, asked in TWO]))
+    (test_set,) = experiment.sets
+    assert View(test_set, "gated+ctc").reference.label == "control+ctc"
+    found = compare(experiment, test_set, "gated+ctc", resamples=10)
+    assert {(c.kind, c.a.label, c.b.label) for c in found.done} == {
+        ("price of sparsity", "control+ctc", "gated+ctc 0.5/0.5")
+    }
+    assert "gated+ctc against control+ctc (" in run(tmp_path / "exp").text
 
 
 # -- less data, smaller report --------------------------------------------------------------------

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from espnet_gated.analysis.metrics import bleu, bleu_tokenizer, chrf, error_rate, normalize, paired_means
+from espnet_gated.analysis.metrics import (
+    bleu,
+    bleu_tokenizer,
+    chrf,
+    error_rate,
+    normalize,
+    paired_means,
+)
 from espnet_gated.analysis.scoring import (
     ScoringError,
     aggregate_stats,
@@ -69,6 +76,23 @@ def test_wer_by_hand():
     # an empty reference has no words, but what is said there is wrong
     assert error_rate(["a b", "..."], ["a b", "c"], n_resamples=50).value == pytest.approx(50)
     assert error_rate(["..."], ["a"], n_resamples=2).value is None
+
+
+def test_characters_are_words_where_words_are_not_written_apart():
+    """Han, kana, Thai, …; other words between them stay whole, and a mark is part of its character."""
+    rate = lambda ref, hyp, lang: error_rate([ref], [hyp], n_resamples=2, langs=[lang])  # noqa: E731
+    assert rate("今天天气好", "今天天汽好", "cmn").value == pytest.approx(20)
+    assert rate("我用 iPhone", "我 用iphones", "zho").value == pytest.approx(100 / 3)
+    assert rate("ที่", "ที", "tha").value == 100
+    assert rate("오늘 날씨", "오늘 날시", "kor").value == pytest.approx(50)
+    assert rate("good day", "good say", "eng") == error_rate(["good day"], ["good say"], n_resamples=2)
+    assert "|unsegmented:characters|" in rate("今", "今", "jpn").signature
+    mixed = error_rate(["今天", "good day"], ["今日", "good day"], n_resamples=2, langs=["jpn", "eng"])
+    assert mixed.value == pytest.approx(25)
+    paired = paired_bootstrap(
+        ["今天", "go"], ["今日", "go"], ["今天", "go"], "wer", langs=["jpn", "eng"], n_resamples=20
+    )
+    assert (paired.score_a, paired.score_b) == (pytest.approx(100 / 3), 0)
 
 
 def test_cer_by_hand():

@@ -12,7 +12,7 @@ import soundfile
 from espnet_gated.bin import check_data, filter_data
 from espnet_gated.data import ffmpeg, probe
 from espnet_gated.data.check import Limits, check_data_dir
-from espnet_gated.data.datadir import DataDirError, Utterance, read_data_dir, write_data_dir
+from espnet_gated.data.datadir import FILES, DataDirError, Utterance, read_data_dir, write_data_dir
 from espnet_gated.data.filter import LOG_FILE, filter_data_dir
 
 
@@ -297,6 +297,22 @@ def test_filter_again_does_nothing_until_something_changes(data, tmp_path):
     assert not filter_data_dir(data, out, Limits(max_text_chars=8), max_dropped=1, decode=False).done_before
     (out / "utt2lang").unlink()
     assert not filter_data_dir(data, out, Limits(max_text_chars=8), max_dropped=1).done_before
+
+
+def test_filter_keeps_the_contexts_of_what_it_keeps(data, tmp_path):
+    """Files of a recipe's own (docs/contexts.md): a set that is filtered has them as one that is not."""
+    out = tmp_path / "out"
+    (data / "utt2device").write_text("eva-1-asr phone\neva-2-asr a server\nnobody x\n", encoding="utf-8")
+    edit(data / "wav.scp", "2.wav", "3.wav")
+    assert filter_data_dir(data, out, max_dropped=1).kept == 2
+    assert (out / "utt2device").read_text(encoding="utf-8") == "eva-1-asr phone\n"
+    assert filter_data_dir(data, out, max_dropped=1).done_before
+    (data / "utt2device").write_text("eva-1-asr radio\n", encoding="utf-8")
+    assert not filter_data_dir(data, out, max_dropped=1).done_before
+    assert (out / "utt2device").read_text(encoding="utf-8") == "eva-1-asr radio\n"
+    (data / "utt2device").rename(data / "utt2speaker")
+    assert not filter_data_dir(data, out, max_dropped=1).done_before
+    assert sorted(path.name for path in out.glob("utt2*") if path.name not in FILES) == ["utt2speaker"]
 
 
 @pytest.mark.parametrize("name", ["cut.flac", "hole.flac"])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,12 @@ def test_malformed_fields_are_named(value):
         ValueError, match=r"context\.device must be 'token', \{vector: SIZE\} or \{category: \[NAMES\]\}"
     ):
         parse_fields({"device": value}, TOKENS)
+
+
+def test_what_yaml_takes_for_a_boolean_is_no_category():
+    values = yaml.safe_load("[de, no, se]")
+    with pytest.raises(ValueError, match=r"context.country: a category is False; put it in quotes in the YAML \('no',"):
+        parse_fields({"country": {"category": values}}, TOKENS)
 
 
 words = st.lists(st.sampled_from([ID["a"], ID["b"], ID["<0.00>"]]), max_size=4)

@@ -177,7 +177,7 @@ budget() {
 }
 
 padding=$(padding_options)
-# what the thresholds of the learned budget belong to
+# what the thresholds of the learned budget belong to; stage 2's key holds the set's files, contexts too
 calibration=("${gated_exp}/.train.done" "${inference_s2t_model}" "${raw}/${valid_set}/.filter.done" ${padding:+"${padding}"})
 decodings=$(list_decodings)
 refuse_rows_twice
