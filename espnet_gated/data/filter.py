@@ -113,9 +113,7 @@ def _context_files(directory: Path) -> list[Path]:
 
 
 def _copy_contexts(in_dir: Path, out_dir: Path, kept: Collection[str]) -> None:
-    """The context files of ``in_dir``, and no others, with the lines of the utterances that are kept."""
-    for old in _context_files(out_dir):
-        old.unlink()
+    """The context files of ``in_dir``, with the lines of the utterances that are kept; others in ``out_dir`` stay."""
     for path in _context_files(in_dir):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept_lines = [line for line in lines if line.split(maxsplit=1)[:1] and line.split(maxsplit=1)[0] in kept]
