@@ -2,33 +2,21 @@
 
 import logging
 import weakref
-from argparse import Namespace
 
 import pytest
 import torch
-import yaml
 from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
-from espnet2.tasks.lm import LMTask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_checkpoint import FS, make_checkpoint, wave
+from tiny_speech2text import F64, assert_same_results, load
 
 from espnet_gated import Speech2Text
-from espnet_gated.bin.s2t_inference import build, get_parser
 from espnet_gated.inference.baseline import ESPnetBaseline
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.search import CachedBeamSearch
-from espnet_gated.inference.static_mask import fix_masks
-from espnet_gated.inference.true_words import word_nll
 
 LANGS, TASKS = ("<deu>", "<ita>", "<eng>"), ("<asr>", "<st_eng>")
-
-
-F64 = {"dtype": "float64", "beam_size": 3, "lang_sym": "<deu>"}
-
-
-def load(checkpoint, cls=Speech2Text, **options):
-    return cls(str(checkpoint.config), str(checkpoint.weights), **F64 | options)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +28,6 @@ def gated(gated_checkpoint):
 def default_sparsity(gated):
     gated.set_sparsity(None, "exact")
     gated.pad_to_speech_length = True
-
-
-def assert_same_results(ours, theirs):
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a[:4] == b[:4]
-        assert a[4].yseq.tolist() == b[4].yseq.tolist()
-        assert float(a[4].score) == pytest.approx(float(b[4].score), abs=1e-8)
 
 
 # -- law 4 --------------------------------------------------------------------------------------------
@@ -272,149 +252,6 @@ def test_unknown_symbols_are_named(gated):
         gated(wave(0.3), task_sym="<st_xyz>")
 
 
-@pytest.mark.parametrize("rescoring", [False, True])
-def test_ctc_has_a_say_in_its_tasks_alone(gated_checkpoint, rescoring):
-    """In a mixed batch too; elsewhere it is as if its weight were zero."""
-    chosen = load(gated_checkpoint, ctc_weight=0.4, ctc_tasks=["asr"], ctc_rescoring=rescoring)
-    always = load(gated_checkpoint, ctc_weight=0.4, ctc_rescoring=rescoring)
-    never = load(gated_checkpoint, ctc_weight=0.0)
-    requests = [Request(wave(0.4, seed), "<deu>", task) for seed, task in enumerate(TASKS * 2)]
-    results = chosen.decode_batch(requests)
-    differ = 0
-    for request, result in zip(requests, results, strict=True):
-        expected, other = (always, never) if request.task_sym == "<asr>" else (never, always)
-        alone = expected.decode_batch([request])[0]
-        assert result[0][4].yseq.tolist() == alone[0][4].yseq.tolist()
-        assert float(result[0][4].score) == pytest.approx(float(alone[0][4].score), abs=1e-8)
-        differ += float(result[0][4].score) != pytest.approx(float(other.decode_batch([request])[0][0][4].score))
-    assert differ
-
-
-def test_ctc_tasks_are_tokens(gated_checkpoint):
-    with pytest.raises(ValueError, match=r"<st_xyz> is not in the token list \(--ctc_tasks\)"):
-        load(gated_checkpoint, ctc_weight=0.4, ctc_tasks=["st_xyz"])
-
-
-def test_ctc_rescores_what_it_has_a_weight_for(gated_checkpoint):
-    with pytest.raises(ValueError, match=r"--ctc_weight above 0 \(--ctc_rescoring\)"):
-        load(gated_checkpoint, ctc_weight=0.0, ctc_rescoring=True)
-    with pytest.raises(ValueError, match=r"ESPnet's own, which cannot rescore \(--ctc_rescoring\)"):
-        load(gated_checkpoint, ctc_weight=1.0, ctc_rescoring=True)
-
-
-def test_ctc_does_not_score_timestamps_token_by_token(gated_checkpoint):
-    """It has never heard them; tasks that are not its own have them."""
-    remedy = r"\(--ctc_weight, --predict_time\).*\(--ctc_rescoring true\) or do without it \(--ctc_weight 0\)"
-    one_pass = load(gated_checkpoint, ctc_weight=0.4, ctc_tasks=["asr"])
-    assert one_pass(wave(0.4), task_sym="<asr>")
-    with pytest.raises(ValueError, match=remedy):
-        one_pass(wave(0.4), task_sym="<asr>", predict_time=True)
-    with pytest.raises(ValueError, match=remedy):
-        one_pass.measure_flops(Request(wave(0.4), task_sym="<asr>", predict_time=True))
-    never = load(gated_checkpoint)
-    call = {"speech": wave(0.4), "task_sym": "<st_eng>", "predict_time": True}
-    assert_same_results(one_pass(**call), never(**call))
-    with pytest.raises(ValueError, match=remedy):
-        load(gated_checkpoint, ctc_weight=0.4, predict_time=True)
-
-
-def test_ctc_rescores_hypotheses_with_timestamps(gated_checkpoint):
-    """As the usual way of a model too, which ESPnet refuses."""
-    usual = load(gated_checkpoint, ctc_weight=0.4, ctc_rescoring=True, predict_time=True)
-    asked = load(gated_checkpoint, ctc_weight=0.4, ctc_rescoring=True)
-    result = usual(wave(0.4))
-    assert_same_results(result, asked(wave(0.4), predict_time=True))
-    assert "<notimestamps>" not in result[0][1] and "ctc" in result[0][4].scores
-    assert asked(wave(0.4))[0][1][2] == "<notimestamps>"
-
-
-def test_a_decoder_that_does_not_run_has_no_gates(gated_checkpoint):
-    """With CTC alone; what it decided for other utterances is not theirs."""
-    model = load(gated_checkpoint, ctc_weight=1.0, sparsity=0.5)
-    requests = [Request(wave(0.4), "<deu>", "<asr>")]
-    word_nll(model, requests, ["ab cab"])
-    model.decode_batch(requests)
-    assert set(model.stats[0].gates) == set(model.stats[0].skipped) == {"encoder"}
-    word_nll(model, requests, ["ab cab"])
-    with pytest.raises(ValueError, match=r"the decoder does not run .* \(--budget fixed, --ctc_weight 1.0\)"):
-        fix_masks(model, requests)
-
-
-# -- loading ------------------------------------------------------------------------------------------
-def test_a_folder_is_a_pretrained_model(gated_checkpoint, gated, tmp_path):
-    folder = Speech2Text.from_pretrained(str(gated_checkpoint.folder), dtype="float64", beam_size=3, lang_sym="<deu>")
-    assert_same_results(folder(wave(0.4)), gated(wave(0.4)))
-    with pytest.raises(ValueError, match=r"needs config.yaml and a .pth file \(--model_tag\)"):
-        Speech2Text.from_pretrained(str(tmp_path))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_other_precisions_decode(gated_checkpoint, dtype):
-    speech2text = load(gated_checkpoint, dtype=dtype, sparsity=0.5)
-    (result, *_) = speech2text(wave(0.4))
-    assert result[1][:3] == ["<deu>", "<asr>", "<notimestamps>"] and torch.isfinite(result[4].score)
-    assert all(share >= 0.5 - 1e-5 for share in speech2text.stats[0].skipped.values())
-
-
-@pytest.mark.parametrize("ctc_weight", [0.3, 1.0])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_decodes_with_ctc(gated_checkpoint, dtype, ctc_weight):
-    """Beside the decoder in our search, and alone in ESPnet's."""
-    speech2text = load(gated_checkpoint, dtype=dtype, ctc_weight=ctc_weight)
-    assert isinstance(speech2text.beam_search, CachedBeamSearch) == (ctc_weight < 1)
-    (result, *_) = speech2text(wave(0.4))
-    assert torch.isfinite(result[4].score)
-
-
-def make_language_model(folder, tokens):
-    """Configuration and weights of a tiny LSTM."""
-    conf = {"unit": 8, "nlayers": 1, "dropout_rate": 0.0}
-    config = LMTask.get_default_config() | {"token_list": tokens, "lm": "seq_rnn", "lm_conf": conf}
-    text = yaml.safe_dump({name: list(v) if isinstance(v, tuple) else v for name, v in config.items()})
-    (folder / "lm.yaml").write_text(text, encoding="utf-8")
-    torch.save(LMTask.build_model(Namespace(**yaml.safe_load(text))).state_dict(), folder / "lm.pth")
-    return {"lm_train_config": str(folder / "lm.yaml"), "lm_file": str(folder / "lm.pth"), "lm_weight": 0.3}
-
-
-def test_a_language_model_is_quantised_as_asked(gated_checkpoint, tmp_path):
-    """The S2T model is left alone."""
-    options = make_language_model(tmp_path, gated_checkpoint.tokens) | {"dtype": "float32", "quantize_lm": True}
-    for modules, dtype, quantised in (("LSTM", "qint8", "rnn"), ("Linear", "float16", "decoder")):
-        model = load(gated_checkpoint, quantize_modules=[modules], quantize_dtype=dtype, **options)
-        lm = model.beam_search.full_scorers["lm"]
-        parts = {name: "quantized" in type(getattr(lm, name)).__module__ for name in ("rnn", "decoder")}
-        assert parts == {name: name == quantised for name in parts}
-        assert type(model.s2t_model.decoder.output_layer) is torch.nn.Linear
-    assert lm.decoder._packed_params.dtype == torch.float16
-    assert model(wave(0.4))
-
-
-@pytest.mark.parametrize("engine", ["gated", "espnet"])
-def test_partially_autoregressive_decoding_is_refused_by_name(engine):
-    """Before anything is loaded; on the command line too, whose option is ESPnet's."""
-    args = get_parser().parse_args(["--output_dir", "nowhere", "--engine", engine, "--partial_ar", "true"])
-    with pytest.raises(ValueError, match=r"PartiallyARInference with x=, which takes enc_out= \(--partial_ar\)"):
-        build(args)
-
-
-def test_dynamic_int8_decodes_with_gates(gated_checkpoint):
-    quantized = load(gated_checkpoint, dtype="float32", quantize_s2t_model=True, sparsity=0.5)
-    plain = load(gated_checkpoint, dtype="float32", sparsity=0.5)
-    assert type(quantized.s2t_model.decoder.output_layer) is not torch.nn.Linear
-    assert type(quantized.s2t_model.decoder.gate_predictor.output) is torch.nn.Linear
-    results = [speech2text(wave(0.4, 1)) for speech2text in (quantized, plain)]
-    assert all(share >= 0.5 - 1e-5 for share in quantized.stats[0].skipped.values())
-    assert results[0][0][1][:3] == results[1][0][1][:3]
-
-
-@pytest.mark.parametrize("cls", ["config", "weights"])
-def test_missing_files_are_named(gated_checkpoint, cls):
-    paths = {"config": gated_checkpoint.config, "weights": gated_checkpoint.weights}
-    paths[cls] = gated_checkpoint.folder / "nowhere"
-    with pytest.raises(ValueError, match="nowhere: no such file"):
-        Speech2Text(paths["config"], paths["weights"])
-
-
 def test_another_sparsity_keeps_the_budget(gated_checkpoint):
     model = load(gated_checkpoint, sparsity=0.3, budget="random")
     model(wave(0.5), sparsity=0.5)
@@ -438,10 +275,3 @@ def test_a_category_of_one_request_leaves_the_tokens_of_others_alone(gated_check
         }
     lang = {f.name: f for f in model.s2t_model.context_fields}["lang"]
     assert together.categories["lang"].tolist() == [lang.row("eng"), lang.row("ita")]
-
-
-def test_other_tasks_need_a_decoder(gated_checkpoint):
-    with pytest.raises(
-        ValueError, match=r"with ctc_weight 1.0 there is no decoder for the other tasks \(--ctc_tasks\)"
-    ):
-        load(gated_checkpoint, ctc_weight=1.0, ctc_tasks=["asr"])
