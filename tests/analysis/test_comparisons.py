@@ -1,13 +1,17 @@
-"""How a paired comparison is shown."""
+"""What is compared with what, and how it is shown."""
 
+import json
 from pathlib import Path
 
 import pytest
+from tiny_experiment import TEXT, TWO, build, run, small
 
-from espnet_gated.analysis.comparisons import LARGE, NLL, Comparison
-from espnet_gated.analysis.experiment import Decoding
+from espnet_gated.analysis.comparisons import LARGE, NLL, Comparison, compare
+from espnet_gated.analysis.experiment import Decoding, read_experiment
+from espnet_gated.analysis.findings import View
 from espnet_gated.analysis.headline import difference
-from espnet_gated.analysis.metrics import PairedResult
+from espnet_gated.analysis.metrics import PairedResult, paired_bootstrap
+from espnet_gated.analysis.results import gather, overall
 
 
 @pytest.mark.parametrize(
@@ -23,3 +27,63 @@ def test_hundredths_are_shown_where_the_set_is_large(metric, n, text):
     decoding = Decoding("a", Path("."), "a", "a", (0.0, 0.0), {})
     result = PairedResult(metric, 0.1458, 0.2188, 0.0729, (-0.0034, 0.1463), 0.06, n)
     assert difference(Comparison("price of sparsity", decoding, decoding, result)) == text
+
+
+def test_paired_comparisons_are_the_ones_of_the_metrics(tmp_path):
+    experiment = read_experiment(build(tmp_path))
+    found = compare(experiment, experiment.sets[0], "gated", resamples=50)
+    assert found.missing == []
+    (c,) = [c for c in found.done if c.a.system == "fixed" and c.result.metric == "wer"]
+    refs, a, b = ([text] * 8 for text in (TEXT, "zero zero zero four five six", "zero two three four five six"))
+    assert c.result == paired_bootstrap(refs, a, b, "wer", n_resamples=50)
+    assert (c.b.label, c.verdict, c.kind) == ("gated 0/0.5", "better", "same sparsity")
+    assert len(found.done) == 2 * (4 + 1)
+
+
+def test_the_likelihood_of_the_true_words_is_compared(tmp_path):
+    exp = build(tmp_path)
+    assert "Likelihood of the true words" not in run(exp).text
+    for directory in exp.iterdir():
+        if (file := directory / "decode_stats.jsonl").is_file():
+            base = 1.0 if directory.name.startswith("gated") else 1.5
+            rows = [json.loads(line) | {"nll": base + i / 100} for i, line in enumerate(file.read_text().splitlines())]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = run(exp).text
+    assert (
+        "Likelihood of the true words" in text
+        and "\N{MINUS SIGN}0.500 [\N{MINUS SIGN}0.500, \N{MINUS SIGN}0.500]" in text
+    )
+    assert (
+        "gated beats fixed at the same sparsity by more than the 95 % interval in 2 of 2 comparisons of the likelihood "
+        "of the true words: NLL ASR at 0/0.5, NLL ST at 0/0.5."
+    ) in text
+
+
+def test_systems_with_ctc_are_compared_among_themselves(tmp_path):
+    points = [("control", (0.0, 0.0)), ("gated", (0.0, 0.5)), ("fixed", (0.0, 0.5))]
+    points += [(f"{system}+ctc", asked) for system, asked in points[:2]]
+    experiment = read_experiment(small(tmp_path, systems=points))
+    found = compare(experiment, experiment.sets[0], "gated", resamples=10)
+    assert {(c.kind, c.a.label, c.b.label) for c in found.done} == {
+        ("price of sparsity", "control", "gated 0/0.5"),
+        ("same sparsity", "fixed 0/0.5", "gated 0/0.5"),
+        ("price of sparsity", "control+ctc", "gated+ctc 0/0.5"),
+    }
+    assert [row["system"] for row in overall(gather(tmp_path / "exp").rows)["mini", "test"]][-2:] == [
+        "control+ctc",
+        "gated+ctc",
+    ]
+    page = run(tmp_path / "exp").text
+    assert "gated+ctc 0/0.5 against control+ctc: WER +0.0 [+0.0, +0.0], BLEU +0.0 [+0.0, +0.0]." in page
+
+
+def test_systems_with_ctc_may_be_the_only_ones(tmp_path):
+    """They are held against the dense system with CTC, not against themselves."""
+    experiment = read_experiment(small(tmp_path, systems=[(f"{system}+ctc", asked) for system, asked in TWO]))
+    (test_set,) = experiment.sets
+    assert View(test_set, "gated+ctc").reference.label == "control+ctc"
+    found = compare(experiment, test_set, "gated+ctc", resamples=10)
+    assert {(c.kind, c.a.label, c.b.label) for c in found.done} == {
+        ("price of sparsity", "control+ctc", "gated+ctc 0.5/0.5")
+    }
+    assert "gated+ctc against control+ctc (" in run(tmp_path / "exp").text

@@ -1,113 +1,23 @@
 """The page holds everything in itself; what is missing makes it shorter, what is broken is named in one line."""
 
-import base64
 import contextlib
 import io
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tiny_experiment import DECODER, TWO, Reader, build, run, small
 
-from espnet_gated.analysis import gate_stats, headline, plots
-from espnet_gated.analysis.comparisons import compare
+from espnet_gated.analysis import gate_stats, headline
 from espnet_gated.analysis.experiment import ReportError, gate_table, read_experiment
-from espnet_gated.analysis.findings import View
-from espnet_gated.analysis.metrics import paired_bootstrap
 from espnet_gated.analysis.page import Mark, Page
 from espnet_gated.analysis.report import make_report
-from espnet_gated.analysis.results import gather, overall
 from espnet_gated.bin import report as report_bin
-from espnet_gated.data.datadir import Utterance, write_data_dir
-
-ENCODER = ("0.feed_forward_macaron", "0.attn", "0.cgmlp", "1.attn", "1.cgmlp")
-DECODER = ("0.self_attn", "0.src_attn", "0.feed_forward")
-TEXT = "one two three four five six"
-# (encoder, decoder) -> gates of ASR and of ST
-GATES = {
-    "encoder": {"asr": (0, 0, 1, 0, 1), "st_eng": (1, 1, 0, 0, 1)},
-    "decoder": {"asr": (0, 1, 0), "st_eng": (1, 0, 1)},
-}
-
-
-def utterances(langs=("deu", "fra")) -> list[Utterance]:
-    return [
-        Utterance(f"{lang}{i}-{task}", f"{lang}{i}.wav", f"{lang}{i}", lang, task, TEXT, "<na>", 16000)
-        for lang in langs
-        for i in range(4)
-        for task in ("asr", "st_eng")
-    ]
-
-
-def decode(exp: Path, utts, system: str, asked=(0.0, 0.0), wrong=0, latency=1.0, gflops=10.0, drop=(), **extra) -> Path:
-    """A scored decoding directory; ``wrong`` words of each hypothesis differ from the reference."""
-    directory = exp / f"{system}_{asked[0]}_{asked[1]}"
-    (directory / "1best_recog").mkdir(parents=True)
-    hyp = " ".join(["zero"] * wrong + TEXT.split()[wrong:])
-    hyps = "".join(f"{u.utt_id} {hyp}\n" for u in utts)
-    (directory / "1best_recog" / "text_nospecial").write_text(hyps)
-    lines = []
-    for i, u in enumerate(utts):
-        row = {"utt_id": u.utt_id, "lang": u.lang, "task": u.task, "seconds": 2.0, "latency_s": latency}
-        row |= {"encode_s": 0.4 * latency, "search_s": 0.6 * latency, "steps": 6, "gflops": gflops}
-        row |= {"sparsity_encoder": asked[0], "sparsity_decoder": asked[1]}
-        for stack, share, names in (("encoder", asked[0], ENCODER), ("decoder", asked[1], DECODER)):
-            values = GATES[stack][u.task] if share else (1,) * len(names)
-            row[f"gates_{stack}"] = dict(zip(names, map(float, values), strict=True))
-            row[f"skipped_{stack}"] = share + (0.06 if share and i == 0 else 0.0)
-        lines.append(json.dumps({k: v for k, v in (row | extra).items() if k not in drop}))
-    (directory / "decode_stats.jsonl").write_text("\n".join(lines) + "\n")
-    meta = {
-        "versions": {"torch": "9.9"},
-        "machine": {"cpu": "Fast <CPU>"},
-        "threads": 1,
-        "seed": 7,
-        "command": "decode me",
-    }
-    (directory / "decode_meta.json").write_text(json.dumps(meta))
-    n, wer = len(utts), 100 * wrong / 6
-    rows = [scores(system, asked, task, n, wer, latency, gflops) for task in ("all", "asr", "st")]
-    (directory / "score.json").write_text(json.dumps(rows))
-    signatures = {"signatures": {"bleu": "tok:13a"}, "normalization": {"name": "some-rule", "rule": "lower case"}}
-    (directory / "score_meta.json").write_text(json.dumps(signatures | {"ref": str(exp.parent / "ref")}))
-    return directory
-
-
-def scores(system, asked, task, n, wer, latency, gflops) -> dict:
-    row = {"corpus": "mini", "set": "test", "system": system, "task": task, "n": n}
-    row |= {"src": "all", "tgt": "all"}
-    row |= {"sparsity_encoder": asked[0], "sparsity_decoder": asked[1], "sparsity": sum(asked) / 2}
-    row |= {"skipped_encoder": asked[0], "skipped_decoder": asked[1], "latency_s": latency, "rtf": latency / 2}
-    row |= {"gflops": gflops, "gflops_encoder": gflops, "gflops_decoder": gflops}
-    asr, st = task != "st", task != "asr"
-    row |= {"wer": wer if asr else None, "cer": 1.0 if asr else None, "wer_ci": [wer - 1, wer + 1] if asr else None}
-    return row | {"bleu": 40.0 - wer if st else None, "chrf": 50.0 if st else None, "bleu_ci": None}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def coarse_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "DPI", 40)
-        yield
 
 
 @pytest.fixture
 def exp(tmp_path) -> Path:
     return build(tmp_path)
-
-
-def build(tmp_path: Path) -> Path:
-    """The dense control, a gated system at four sparsities and a fixed mask."""
-    utts = utterances()
-    write_data_dir(tmp_path / "ref", utts)
-    exp = tmp_path / "exp"
-    decode(exp, utts, "control", wrong=1)
-    decode(exp, utts, "gated", wrong=1)
-    decode(exp, utts, "gated", (0.0, 0.5), wrong=1, latency=0.6, gflops=7.0)
-    decode(exp, utts, "gated", (0.5, 0.0), wrong=2, latency=0.8, gflops=6.0)
-    decode(exp, utts, "gated", (0.7, 0.7), wrong=3, latency=0.5, gflops=3.0)
-    decode(exp, utts, "fixed", (0.0, 0.5), wrong=3, latency=0.6, gflops=7.0)
-    return exp
 
 
 def test_budgets_by_hand(exp):
@@ -129,40 +39,6 @@ def test_the_budget_line_tells_single_utterances_of_exact_budgets_alone(exp):
     (test_set,) = read_experiment(exp).sets
     (line,) = headline._budget_line(test_set.decodings)
     assert line.endswith("(within the bound of 0.02) and, with an exact budget, by at most 0.060 in one utterance.")
-
-
-# -- the page -------------------------------------------------------------------------------------
-class Reader(HTMLParser):
-    """Collects what a page loads, its pictures, its table cells and its text."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.loads: list[str] = []
-        self.pictures: list[bytes] = []
-        self.tags: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "src" and value.startswith("data:image/png;base64,"):
-                self.pictures.append(base64.b64decode(value.partition(",")[2]))
-            elif name in ("src", "href", "srcset", "data") and not value.startswith("#"):
-                self.loads.append(value)
-
-    def handle_data(self, data):
-        if self.tags and self.tags[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split()).replace("\u202f", " ")
-
-
-def run(exp: Path, *options: str) -> Reader:
-    assert report_bin.main(["--expdir", str(exp), "--resamples", "20", *options]) == 0
-    return Reader((exp / "report" / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -217,78 +93,6 @@ def test_again_and_elsewhere(tmp_path):
     first = run(exp).pictures
     run(exp, "--output_dir", str(elsewhere))
     assert Reader((elsewhere / "report.html").read_text()).pictures == first
-
-
-def test_paired_comparisons_are_the_ones_of_the_metrics(exp):
-    experiment = read_experiment(exp)
-    found = compare(experiment, experiment.sets[0], "gated", resamples=50)
-    assert found.missing == []
-    (c,) = [c for c in found.done if c.a.system == "fixed" and c.result.metric == "wer"]
-    refs, a, b = ([text] * 8 for text in (TEXT, "zero zero zero four five six", "zero two three four five six"))
-    assert c.result == paired_bootstrap(refs, a, b, "wer", n_resamples=50)
-    assert (c.b.label, c.verdict, c.kind) == ("gated 0/0.5", "better", "same sparsity")
-    assert len(found.done) == 2 * (4 + 1)
-
-
-def test_the_likelihood_of_the_true_words_is_compared(tmp_path):
-    exp = build(tmp_path)
-    assert "Likelihood of the true words" not in run(exp).text
-    for directory in exp.iterdir():
-        if (file := directory / "decode_stats.jsonl").is_file():
-            base = 1.0 if directory.name.startswith("gated") else 1.5
-            rows = [json.loads(line) | {"nll": base + i / 100} for i, line in enumerate(file.read_text().splitlines())]
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = run(exp).text
-    assert (
-        "Likelihood of the true words" in text
-        and "\N{MINUS SIGN}0.500 [\N{MINUS SIGN}0.500, \N{MINUS SIGN}0.500]" in text
-    )
-    assert (
-        "gated beats fixed at the same sparsity by more than the 95 % interval in 2 of 2 comparisons of the likelihood "
-        "of the true words: NLL ASR at 0/0.5, NLL ST at 0/0.5."
-    ) in text
-
-
-def test_systems_with_ctc_are_compared_among_themselves(tmp_path):
-    points = [("control", (0.0, 0.0)), ("gated", (0.0, 0.5)), ("fixed", (0.0, 0.5))]
-    points += [(f"{system}+ctc", asked) for system, asked in points[:2]]
-    experiment = read_experiment(small(tmp_path, systems=points))
-    found = compare(experiment, experiment.sets[0], "gated", resamples=10)
-    assert {(c.kind, c.a.label, c.b.label) for c in found.done} == {
-        ("price of sparsity", "control", "gated 0/0.5"),
-        ("same sparsity", "fixed 0/0.5", "gated 0/0.5"),
-        ("price of sparsity", "control+ctc", "gated+ctc 0/0.5"),
-    }
-    assert [row["system"] for row in overall(gather(tmp_path / "exp").rows)["mini", "test"]][-2:] == [
-        "control+ctc",
-        "gated+ctc",
-    ]
-    page = run(tmp_path / "exp").text
-    assert "gated+ctc 0/0.5 against control+ctc: WER +0.0 [+0.0, +0.0], BLEU +0.0 [+0.0, +0.0]." in page
-
-
-def test_systems_with_ctc_may_be_the_only_ones(tmp_path):
-    """They are held against the dense system with CTC, not against themselves."""
-    experiment = read_experiment(small(tmp_path, systems=[(f"{system}+ctc", asked) for system, asked in TWO]))
-    (test_set,) = experiment.sets
-    assert View(test_set, "gated+ctc").reference.label == "control+ctc"
-    found = compare(experiment, test_set, "gated+ctc", resamples=10)
-    assert {(c.kind, c.a.label, c.b.label) for c in found.done} == {
-        ("price of sparsity", "control+ctc", "gated+ctc 0.5/0.5")
-    }
-    assert "gated+ctc against control+ctc (" in run(tmp_path / "exp").text
-
-
-# -- less data, smaller report --------------------------------------------------------------------
-TWO = (("control", (0.0, 0.0)), ("gated", (0.5, 0.5)))
-
-
-def small(tmp_path, langs=("deu",), tasks=("asr", "st_eng"), systems=TWO, **kw):
-    utts = [u for u in utterances(langs) if u.task in tasks]
-    write_data_dir(tmp_path / "ref", utts)
-    for system, asked in systems:
-        decode(tmp_path / "exp", utts, system, asked, **kw)
-    return tmp_path / "exp"
 
 
 def edit_scores(exp: Path, **values) -> None:
