@@ -52,10 +52,11 @@ def make_checkpoint(
     special: SpecialTokens = SPECIAL,
     gating: tuple[dict, dict] = ({}, {}),
     fs: int = FS,
+    changes: dict | None = None,
 ) -> Checkpoint:
     """Write a checkpoint; a gated and a dense one of the same seed share their weights.
 
-    ``gating``: more options for the gates of encoder and decoder.
+    ``gating``: more options for the gates of encoder and decoder. ``changes``: other values of the configuration.
     """
     register()
     files = Checkpoint(folder)
@@ -84,6 +85,7 @@ def make_checkpoint(
         },
     }
     config["encoder_conf"] |= encoder_conf or {}
+    config |= changes or {}
     if gated:
         config["encoder_conf"]["gating"], config["decoder_conf"]["gating"] = (GATING | more for more in gating)
     files.config.write_text(yaml.safe_dump(_plain(config)), encoding="utf-8")
@@ -109,7 +111,8 @@ def _weights(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
             value.copy_(value.shape[-1] ** -0.5 * (3.0 if "output_layer" in key or "ctc_lo" in key else 1.0) * noise)
         elif key.endswith("bias"):
             value.copy_(0.3 * noise)
-    state["decoder.output_layer.bias"][model.eos] += 2.0
+    if "decoder.output_layer.bias" in state:  # other decoders than Transformers name it otherwise
+        state["decoder.output_layer.bias"][model.eos] += 2.0
     return state
 
 

@@ -178,11 +178,16 @@ def _usual_sparsity(model: Any, asked: tuple[float | None, float | None]) -> dic
     return usual
 
 
+def _checkpoint(args: argparse.Namespace) -> str:
+    """What is decoded: a tag or folder goes before a file."""
+    return str(args.model_tag or args.s2t_model_file)
+
+
 def _pick_sparsity(args: argparse.Namespace, model: Any, requests: list[Request]) -> float:
     """The sparsity that keeps to ``--rtf`` on this machine."""
     if args.sparsity is not None or not getattr(model, "is_gated", False):
         raise ValueError(f"rtf {args.rtf} needs a gated model and no --sparsity (--rtf)")
-    checkpoint = str(args.s2t_model_file or args.model_tag)
+    checkpoint = _checkpoint(args)
     path = Path(args.calibration or f"{checkpoint}.calibration.json")
     model.set_sparsity(None, args.budget)
     folder = Path(args.model_tag) if args.model_tag is not None else None
@@ -259,7 +264,7 @@ def decode(args: argparse.Namespace) -> None:
         "system": args.system or args.engine,
         "seed": args.seed,
         "processes": args.processes,
-        "checkpoint": args.s2t_model_file or args.model_tag,
+        "checkpoint": _checkpoint(args),
     }
     meta |= {
         "dtype": args.dtype,
@@ -307,7 +312,7 @@ def measure_nll(
         except TextError as error:
             raise DecodeInputError(f"{file}: utterance {batch[error.number].utt_id}: {error} (--measure_nll)") from None
         except TooShortUttError as error:
-            raise _too_short(batch, error) from None
+            raise _too_short(batch, requests, error) from None
         found |= {i.utt_id: {"nll": v, "nll_tokens": n} for i, (v, n) in zip(batch, values, strict=True)}
     return found
 
@@ -323,12 +328,12 @@ def _decode_batch(model: Any, batch: list[Item], requests: list[Request]) -> lis
     try:
         return model.decode_batch(requests)
     except TooShortUttError as error:
-        raise _too_short(batch, error) from None
+        raise _too_short(batch, requests, error) from None
 
 
-def _too_short(batch: list[Item], error: TooShortUttError) -> DecodeInputError:
-    names = ", ".join(item.utt_id for item in batch)
-    return DecodeInputError(f"{batch[0].wav}: utterance {names}: audio is too short: it {error}")
+def _too_short(batch: list[Item], requests: list[Request], error: TooShortUttError) -> DecodeInputError:
+    _, item = min(zip(requests, batch, strict=True), key=lambda pair: len(pair[0].speech))
+    return DecodeInputError(f"{item.wav}: utterance {item.utt_id}: audio is too short: it {error}")
 
 
 def _warm_up(model: Any, item: Item, fs: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,10 +76,11 @@ class EncodesRequests:
         """
         primers = [self._primer(r) for r in requests]
         context = self._context(requests, primers)
-        encoded = self._encode([self._prepare(r.speech) for r in requests], context)
-        for group in groups_of([(len(primers[i]), len(e.memory)) for i, e in enumerate(encoded)]):
-            self._see(context, group)
-            yield group, [primers[i] for i in group], torch.stack([encoded[i].memory for i in group])
+        with self._contexts_end():
+            encoded = self._encode([self._prepare(r.speech) for r in requests], context)
+            for group in groups_of([(len(primers[i]), len(e.memory)) for i, e in enumerate(encoded)]):
+                self._see(context, group)
+                yield group, [primers[i] for i in group], torch.stack([encoded[i].memory for i in group])
 
     @torch.no_grad()
     def decide(self, requests: Sequence[Request]) -> None:
@@ -126,13 +128,18 @@ class EncodesRequests:
         dtype = getattr(torch, self.dtype)
         return wave.to(device=self.device, dtype=torch.float32 if dtype in HALF else dtype)
 
-    def _check_length(self, samples: int) -> None:
-        """Raise TooShortUttError for audio shorter than a window of the spectrogram."""
+    @property
+    def least_samples(self) -> int:
+        """How long audio must be: a window of the spectrogram."""
         stft: Any = getattr(getattr(self.s2t_model, "frontend", None), "stft", None)
         if stft is None:
-            return
+            return 1
         # The spectrogram mirrors half a window at both ends.
-        least = max(stft.win_length, stft.n_fft // 2 + 1 if stft.center else 0)
+        return max(stft.win_length, stft.n_fft // 2 + 1 if stft.center else 0)
+
+    def _check_length(self, samples: int) -> None:
+        """Raise TooShortUttError for audio shorter than a window of the spectrogram."""
+        least = self.least_samples
         if samples < least:
             message = f"has {samples} samples and is too short for the spectrogram (it needs at least {least} samples)"
             raise TooShortUttError(message, samples, least)
@@ -140,7 +147,9 @@ class EncodesRequests:
     def _encode(self, speech: list[Tensor], context: GatingContext | None) -> list[Encoded]:
         """Encode utterances of equal length together: ESPnet's convolutions would see the padding of unequal ones."""
         encoded: list[Encoded | None] = [None] * len(speech)
-        for group in groups_of([s.numel() for s in speech]):
+        # Trimmed by what intermediate CTC hears, utterances of one length become unequal on the way.
+        alone = getattr(self.s2t_model.encoder, "ctc_trim", False)
+        for group in [[i] for i in range(len(speech))] if alone else groups_of([s.numel() for s in speech]):
             batch = torch.stack([speech[i] for i in group])
             lengths = torch.full((len(group),), batch.size(1), device=batch.device)
             self._see(context, group)
@@ -165,6 +174,15 @@ class EncodesRequests:
         longest = max(map(len, primers))
         padded = torch.tensor([p + [-1] * (longest - len(p)) for p in primers])
         return with_tokens(context, self.s2t_model.token_context.from_primer(padded))
+
+    @contextlib.contextmanager
+    def _contexts_end(self) -> Iterator[None]:
+        """Afterwards the predictors know of no context: whoever runs the model next has utterances of their own."""
+        try:
+            yield
+        finally:
+            for predictor in self.predictors().values():
+                predictor.current = None
 
     def _see(self, context: GatingContext | None, rows: Sequence[int]) -> None:
         """Let the predictors see the contexts of some utterances."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 SEGMENTATIONS = ("auto", "timestamps", "silence")
@@ -162,7 +163,7 @@ def decode_long(model: Any, request: Any, how: LongForm) -> list[Segment]:
             decode=decode,
             to_text=lambda ids: model.tokenizer.tokens2text(model.converter.ids2tokens(ids)),
             complete_until=threshold if how.end_time_threshold is None else to_id[how.end_time_threshold],
-            shortest=how.skip_last_chunk_threshold,
+            shortest=max(how.skip_last_chunk_threshold, model.least_samples / conf["fs"]),
             init_text=request.text_prev,
         )
     model.stats = stats
@@ -173,8 +174,11 @@ def _decode_by_silence(
     model: Any, request: Any, how: LongForm, best: Callable[[list[Any]], list[Any]]
 ) -> list[Segment]:
     fs, longest = int(model.preprocessor_conf["fs"]), float(model.preprocessor_conf["speech_length"])
-    found = speech_windows(request.speech.float().cpu().numpy(), fs, longest, how.min_silence)
-    windows = [(start, end) for start, end in found if end - start >= how.skip_last_chunk_threshold * fs]
+    speech = request.speech
+    scale = 1.0 if speech.is_floating_point() else torch.iinfo(speech.dtype).max  # loudness is of samples up to 1
+    found = speech_windows(speech.float().cpu().numpy() / scale, fs, longest, how.min_silence)
+    shortest = max(how.skip_last_chunk_threshold * fs, model.least_samples)
+    windows = [(start, end) for start, end in found if end - start >= shortest]
     size = 1 if how.condition_on_prev_text else how.batch_size
     previous, texts = request.text_prev if how.condition_on_prev_text else None, []
     for first in range(0, len(windows), size):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from espnet.nets.beam_search import Hypothesis
+from espnet2.asr.decoder.s4_decoder import S4Decoder
 from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
 
 from espnet_gated.analysis.flops import measure_flops
@@ -94,6 +95,8 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         super().__init__(
             s2t_train_config, None, *args, quantize_modules=modules, quantize_dtype=quantize_dtype, **kwargs
         )
+        if -1.0 < self.maxlenratio < 0.0:
+            raise ValueError(f"maxlenratio must be 0, above 0 or at most -1, got {self.maxlenratio} (--maxlenratio)")
         self.predict_time = predict_time  # not told above: ESPnet refuses it beside CTC even if that only rescores
         if s2t_model_file is not None:
             load_weights(self.s2t_model, str(s2t_model_file))
@@ -104,6 +107,7 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         if not interctc:
             leave_out_interctc(self.s2t_model.encoder)
         self._gate(quantize_s2t_model, modules, quantize_dtype)
+        self._decodes_by_states = isinstance(self.s2t_model.decoder, S4Decoder)  # ESPnet prepares it for each search
         self.ctc_tasks = None if ctc_tasks is None else {self._task_token(task) for task in ctc_tasks}
         self._prepare_search(self.nbest > 1 if exact_nbest is None else exact_nbest, ctc_rescoring)
         if predict_time:
@@ -241,7 +245,8 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
             self.stats = []
             return []
         try:
-            return self._decode(requests)
+            with self._contexts_end():
+                return self._decode(requests)
         except (RuntimeError, MemoryError) as error:
             if len(requests) == 1 or not _out_of_memory(error):
                 raise
@@ -325,8 +330,9 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         """FLOPs of decoding one utterance: ``encoder`` (with frontend) and ``decoder`` (the whole search)."""
         primer, speech = self._primer(request), self._prepare(request.speech)
         context = self._context([request], [primer])
-        encoded, encoder = measure_flops(lambda: self._encode([speech], context))
-        _, decoder = measure_flops(lambda: self._search(encoded, [primer], context, [{}], [0]))
+        with self._contexts_end():
+            encoded, encoder = measure_flops(lambda: self._encode([speech], context))
+            _, decoder = measure_flops(lambda: self._search(encoded, [primer], context, [{}], [0]))
         return {"encoder": encoder, "decoder": decoder}
 
     def _search(
@@ -359,6 +365,9 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
             predictor = self.predictors().get("decoder")
             if predictor is not None:
                 predictor.last = None  # of an earlier utterance: with CTC alone the decoder does not run
+            for module in self.s2t_model.decoder.modules() if self._decodes_by_states else ():
+                if hasattr(module, "setup_step"):
+                    module.setup_step()
             found.append(search(x=e.memory, maxlenratio=self.maxlenratio, minlenratio=self.minlenratio))
             decided = None if predictor is None else predictor.last
             if decided is not None:

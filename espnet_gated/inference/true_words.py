@@ -32,13 +32,16 @@ def text_ids(model: Speech2Text, primer: Sequence[int], text: str) -> list[int]:
     Raises:
         TextError: if the text starts with other symbols than the primer.
     """
-    ids = [int(i) for i in model.converter.tokens2ids(model.tokenizer.text2tokens(text))]
+    to_ids = lambda words: [int(i) for i in model.converter.tokens2ids(model.tokenizer.text2tokens(words))]  # noqa: E731
+    ids = to_ids(text)
     symbols = list(primer)[list(primer).index(model.s2t_model.sos) + 1 :]
     for start in (0, 1):  # sentencepiece puts a space in front
         if ids[start : start + len(symbols)] == symbols:
             return ids[start + len(symbols) :]
+    expected = "".join(model.converter.ids2tokens(symbols))
+    if text.startswith(expected):  # tokens of characters or words take the symbols apart
+        return to_ids(text.removeprefix(expected).lstrip())
     if text.startswith("<"):
-        expected = "".join(model.converter.ids2tokens(symbols))
         raise TextError(f"the text begins with {text.split()[0]!r}, not with {expected!r}")
     return ids
 

@@ -22,6 +22,7 @@ from espnet_gated.machine import cpu_name
 
 STATS = "decode_stats.jsonl"
 META = "decode_meta.json"
+_FILES = (STATS, META, SCORE_FILE, META_FILE)
 
 
 class DecodeWriter:
@@ -55,16 +56,37 @@ class DecodeWriter:
             return
         (self._partial / META).write_text(json.dumps(self.meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.directory.exists():
-            for score in (SCORE_FILE, META_FILE):  # of what was decoded here before
-                (self.directory / score).unlink(missing_ok=True)
-            for entry in self._partial.iterdir():
-                target = self.directory / entry.name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                os.replace(entry, target)
-            self._partial.rmdir()
+            self._replace()
         else:
             os.replace(self._partial, self.directory)
+
+    def _replace(self) -> None:
+        """Take the place of what was decoded here before, n-best lists and scores too; all else (logs) stays.
+
+        Whatever interrupts this, the earlier decoding is put back.
+        """
+        old = self.directory.with_name(f".{self.directory.name}.old-{os.getpid()}")
+        shutil.rmtree(old, ignore_errors=True)
+        old.mkdir()
+        moved: list[str] = []
+        try:
+            for entry in [*self.directory.glob("*best_recog"), *(self.directory / name for name in _FILES)]:
+                if entry.exists():
+                    os.replace(entry, old / entry.name)
+            for entry in list(self._partial.iterdir()):
+                moved.append(entry.name)
+                os.replace(entry, self.directory / entry.name)
+        except BaseException:
+            for name in moved:
+                if (self.directory / name).exists():
+                    os.replace(self.directory / name, self._partial / name)
+            for entry in list(old.iterdir()):
+                os.replace(entry, self.directory / entry.name)
+            shutil.rmtree(self._partial, ignore_errors=True)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+        self._partial.rmdir()
 
     def write(self, utt_id: str, results: Any, stats: Mapping[str, Any]) -> None:
         """Write the n-best list of an utterance (what ``Speech2Text`` returned) and its statistics."""

@@ -15,6 +15,7 @@ from espnet_gated.gating.gates import OPEN, LayerGates, ModuleGate
 from espnet_gated.layers.attend import attend
 from espnet_gated.layers.convolutions import depthwise_conv
 from espnet_gated.layers.skipping import add_gated, run_gated
+from espnet_gated.layers.small_products import version
 
 
 class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
@@ -138,7 +139,7 @@ class GatedEBranchformerEncoderLayer(EBranchformerEncoderLayer):
         part, bias, weight = self._slice(index), self.depthwise_conv_fusion.bias, self.merge_proj.weight
         if self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(weight.device.type):
             return F.linear(bias[part], weight[:, part])
-        current = (bias.data_ptr(), bias._version, weight.data_ptr(), weight._version)
+        current = (bias.data_ptr(), version(bias), weight.data_ptr(), version(weight))
         made = self._bias_products.get(index)
         if made is None or made[0] != current:
             made = current, F.linear(bias[part], weight[:, part])

@@ -86,17 +86,27 @@ class PackedLinear(nn.Linear):
             or weight.device.type != "cpu"
             or torch.is_grad_enabled()
             or weight.dtype not in (torch.float32, torch.bfloat16)
+            or torch.is_autocast_enabled("cpu")
         ):
             return F.linear(x, weight, self.bias)
-        current = (weight.data_ptr(), weight._version)
+        current = (weight.data_ptr(), version(weight))
         if self._packed is None or self._packed_from != current:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 8)
             self._packed_from = current
         return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "none", [], "")
 
+    def unpack(self) -> None:
+        """Pack anew at the next product."""
+        self._packed = None
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles pack anew."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_packed", "_packed_from")}
+
+
+def version(parameter: Tensor) -> int:
+    """How often it was changed in place (not through ``.data``); tensors of ``inference_mode`` do not know: -1."""
+    return -1 if parameter.is_inference() else parameter._version
 
 
 class JoinedLinears:
@@ -113,20 +123,27 @@ class JoinedLinears:
         self.product.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]), requires_grad=False)
         if weight.device.type == "cpu":
             _lay_out(self.product)
-        self._first = layers[0]
+        self._layers = tuple(layers)
         start = 0
         for layer in layers:
             end = start + layer.out_features
             layer.weight.data, layer.bias.data = self.product.weight[start:end], self.product.bias[start:end]
             start = end
+        self._versions = self._current()
+
+    def _current(self) -> list[int]:
+        return [version(layer.weight) for layer in self._layers]
 
     @property
     def valid(self) -> bool:
         """Whether the layers still are views: moved or converted modules are not."""
-        return self._first.weight.data_ptr() == self.product.weight.data_ptr()
+        return self._layers[0].weight.data_ptr() == self.product.weight.data_ptr()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in_features) → (…, sum of out_features)"""
+        if isinstance(self.product, PackedLinear) and self._versions != (current := self._current()):
+            self.product.unpack()  # other weights were loaded into the layers: its own version does not tell
+            self._versions = current
         return self.product(x)
 
 

@@ -259,3 +259,22 @@ def test_ctc_beside_time_tokens_scores_whole_hypotheses(tmp_path):
 def test_impossible_options_are_refused(dense_checkpoint, options, message):
     with pytest.raises(ValueError, match=message):
         load(dense_checkpoint).decode_long(np.zeros(FS, np.float32), **options)
+
+
+def test_a_rest_that_no_spectrogram_has_is_left_out(tmp_path):
+    special = dataclasses.replace(SPECIAL, time_resolution=0.02, max_time=SECONDS)
+    model = load(make_checkpoint(tmp_path, gated=False, special=special))
+    speech = np.random.default_rng(0).uniform(-0.4, 0.4, round(2.005 * FS)).astype(np.float32)
+    model.decode_long(speech, skip_last_chunk_threshold=0.0)
+    assert model.decode_long(speech[:60], skip_last_chunk_threshold=0.0) == []
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_integers_are_as_loud_as_the_same_samples_up_to_one(dense_checkpoint, silent):
+    model, rng = load(dense_checkpoint), np.random.default_rng(0)
+    speech = rng.integers(-1, 2, 3 * FS).astype(np.int16)  # hiss of the least bit
+    if not silent:
+        speech[FS : 2 * FS] = (8000 * np.sin(np.arange(FS) / 3)).astype(np.int16)
+    texts = [model.decode_long(s, segmentation="silence") for s in (speech, speech.astype(np.float32) / 32767)]
+    assert [s[:2] for s in texts[0]] == [s[:2] for s in texts[1]]
+    assert bool(texts[0]) != silent

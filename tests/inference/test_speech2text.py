@@ -133,6 +133,38 @@ def test_rows_of_a_batch_run_different_modules(gated):
         assert len({tuple(s.gates[stack].values()) for s in gated.stats}) > 1
 
 
+def test_the_contexts_of_what_was_decoded_are_nobody_else_s(gated):
+    """Whoever runs the model next has other utterances, and as many as they like."""
+    gated.set_sparsity(0.5)
+    speech = torch.stack([gated._prepare(wave(0.4, seed)) for seed in range(2)])
+    masks = []
+    for lang in (None, *LANGS):
+        if lang:
+            gated(wave(0.4), lang_sym=lang)
+            gated.measure_flops(Request(wave(0.4), lang))
+            gated.decide([Request(wave(0.4), lang)])
+        assert all(predictor.current is None for predictor in gated.predictors().values())
+        with torch.no_grad():
+            gated.s2t_model.encode(speech, torch.full((2,), speech.size(1)))
+        masks.append(gated.predictors()["encoder"].last.values.clone())
+    assert all(torch.equal(mask, masks[0]) for mask in masks)
+
+
+def test_utterances_that_are_trimmed_on_the_way_are_encoded_alone(tmp_path, monkeypatch):
+    """By what intermediate CTC hears: of one length before, of several behind it (``ctc_trim``)."""
+    conf = {"output_size": 8, "attention_heads": 2, "linear_units": 12, "num_blocks": 2, "cnn_module_kernel": 3}
+    conf |= {"interctc_layer_idx": [1], "interctc_use_conditioning": True, "ctc_trim": True}
+    dense = make_checkpoint(tmp_path, gated=False, changes={"encoder": "conformer", "encoder_conf": conf})
+    model = load(dense, interctc=False)
+    sizes, encode = [], model.s2t_model.encode
+    monkeypatch.setattr(model.s2t_model, "encode", lambda *args: sizes.append(len(args[0])) or encode(*args))
+    requests = [Request(wave(0.5, seed)) for seed in range(3)]
+    together = model.decode_batch(requests)
+    assert sizes == [1, 1, 1]
+    for request, result in zip(requests, together, strict=True):
+        assert_same_results(result, model.decode_batch([request])[0])
+
+
 def test_nothing_is_asked_and_nothing_answered(gated):
     gated(wave(0.3))
     assert gated.decode_batch([]) == [] and gated.stats == []

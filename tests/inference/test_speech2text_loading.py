@@ -5,8 +5,9 @@ from argparse import Namespace
 import pytest
 import torch
 import yaml
+from espnet2.bin.s2t_inference import Speech2Text as ESPnetSpeech2Text
 from espnet2.tasks.lm import LMTask
-from tiny_checkpoint import wave
+from tiny_checkpoint import make_checkpoint, wave
 from tiny_speech2text import assert_same_results, load
 
 from espnet_gated import Speech2Text
@@ -75,3 +76,21 @@ def test_missing_files_are_named(gated_checkpoint, cls):
     paths[cls] = gated_checkpoint.folder / "nowhere"
     with pytest.raises(ValueError, match="nowhere: no such file"):
         Speech2Text(paths["config"], paths["weights"])
+
+
+@pytest.mark.parametrize("ratio", [-0.5, -0.01])
+def test_a_longest_length_of_no_token_is_refused(gated_checkpoint, ratio):
+    with pytest.raises(
+        ValueError, match=rf"maxlenratio must be 0, above 0 or at most -1, got {ratio} \(--maxlenratio\)"
+    ):
+        load(gated_checkpoint, maxlenratio=ratio)
+
+
+def test_other_decoders_are_prepared_as_espnet_does(tmp_path):
+    """A state space model has to be told that single steps come."""
+    layers = [{"_name_": "s4", "d_state": 8, "l_max": 64}, {"_name_": "mha", "n_head": 2}, {"_name_": "ff"}]
+    conf = {"input_layer": "embed", "n_layers": 1, "layer": layers, "residual": "R", "norm": "layer"}
+    dense = make_checkpoint(tmp_path, gated=False, changes={"decoder": "s4", "decoder_conf": conf})
+    ours, theirs = load(dense), load(dense, ESPnetSpeech2Text)
+    for seed in range(2):
+        assert_same_results(ours(wave(0.4, seed)), theirs(wave(0.4, seed)))

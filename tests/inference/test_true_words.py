@@ -1,7 +1,11 @@
 """The likelihood of the true words is what the cached search would give them, under the same gates."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from espnet2.text.build_tokenizer import build_tokenizer
+from espnet2.text.token_id_converter import TokenIDConverter
 from tiny_checkpoint import wave
 
 from espnet_gated import Speech2Text
@@ -66,3 +70,15 @@ def test_texts_with_and_without_symbols(gated_checkpoint):
     assert text_ids(model, primer, "ab cab") == ids
     with pytest.raises(TextError, match=r"the text begins with '<ita>.*, not with '<deu><asr><notimestamps>'"):
         text_ids(model, primer, TEXTS[1])
+
+
+def test_tokens_of_characters_take_no_symbol_apart():
+    tokens = ["<blank>", "<unk>", "<deu>", "<asr>", "<notimestamps>", "a", "b", "<space>", "<sos>", "<eos>"]
+    model = SimpleNamespace(
+        tokenizer=build_tokenizer("char"),
+        converter=TokenIDConverter(tokens),
+        s2t_model=SimpleNamespace(sos=8),
+    )
+    assert text_ids(model, [8, 2, 3, 4], "<deu><asr><notimestamps> ab a") == [5, 6, 7, 5]
+    with pytest.raises(TextError, match="not with '<deu><asr>'"):
+        text_ids(model, [8, 2, 3], "<asr><deu> ab")

@@ -110,3 +110,31 @@ def test_the_output_layer_of_ctc_is_laid_out_like_the_encoder_s(intel, monkeypat
     optimize_for_inference(model)
     assert (type(model.ctc.ctc_lo) is PackedLinear) == small_products.mkl_is_slow()
     assert torch.allclose(model.ctc.log_softmax(x), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_joined_projections_follow_the_weights_that_are_loaded_into_their_layers(part):
+    attn = part["attn"]
+    lay_out_for_few_rows(attn)
+    join_projections(attn)
+    x = torch.randn(5, 1, 24)
+    attn.joined(x)
+    for scale in (0.5, 2.0):
+        attn.load_state_dict({name: scale * value for name, value in attn.state_dict().items()})
+        three = torch.cat(
+            [nn.functional.linear(x, attn[f"linear_{n}"].weight, attn[f"linear_{n}"].bias) for n in "qkv"], -1
+        )
+        assert torch.allclose(attn.joined(x), three, atol=1e-5)
+        assert attn.joined.valid
+
+
+def test_layouts_obey_autocast_and_inference_mode(part):
+    plain = copy.deepcopy(part["out"])
+    lay_out_for_few_rows(part)
+    x = torch.randn(3, 24)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(part["out"](x).float(), plain(x).float(), atol=0.05)
+    with torch.inference_mode():
+        made = copy.deepcopy(plain)
+        PackedLinear.pack(made)
+        assert made.weight.is_inference() and torch.allclose(made(x), plain(x), atol=1e-5)
