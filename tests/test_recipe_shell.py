@@ -1,6 +1,7 @@
 """The shell parts of the recipes: options, steps that resume, keys for ESPnet's trainer."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -239,6 +240,7 @@ def test_a_training_shows_steps_results_and_the_time_left():
         ),
         (["--stage", "5", "--tag", "new"], "exp/s2t_stats_new (stage 4)"),
         (["word"], "words that are no option: word"),
+        (["--expdir", "my exp"], "no white space, please: 'my exp' (--expdir)"),
     ],
 )
 def test_a_recipe_refuses_before_it_starts(tmp_path, args, message):
@@ -343,6 +345,49 @@ def test_budgets_are_told_of_utterances_padded_as_in_decoding(tmp_path, config, 
     assert bash(script, tmp_path, options).stdout.strip() == padding
 
 
+def test_a_set_is_copied_with_what_is_there_now(tmp_path):
+    """Files alone, and none of an earlier copy; what others wrote stays."""
+    for name in ("data", "raw", "data/split4utt"):
+        (tmp_path / name).mkdir()
+    for name in ("wav.scp", "utt2device"):
+        (tmp_path / "data" / name).write_text(name)
+    (tmp_path / "raw" / "utt2speaker").touch()
+    script = 'eval "$(sed -n "/^copy_set() {/,/^}$/p" s2t.sh)"; copy_set "$1/data" "$1/raw"'
+    assert bash(script, tmp_path).returncode == 0
+    assert sorted(f.name for f in (tmp_path / "raw").iterdir()) == [".copied", "utt2device", "utt2speaker", "wav.scp"]
+    (tmp_path / "data" / "utt2device").unlink()
+    assert bash(script, tmp_path).returncode == 0
+    assert sorted(f.name for f in (tmp_path / "raw").iterdir()) == [".copied", "utt2speaker", "wav.scp"]
+
+
+def test_rows_of_earlier_runs_are_told_of(tmp_path):
+    script = """
+    . utils/steps.sh
+    . utils/decoding.sh
+    cd "$1"; expdir=exp raw=raw test_sets=test dense_exp=exp/s2t_dense dense_dir=exp/s2t_dense
+    decodings=" exp/s2t_gated/decode_s0.5/test "
+    tell_of_earlier_rows
+    """
+    old, new = 1_000_000_000, 1_100_000_000
+
+    def touch(name, when):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (when, when))
+
+    touch("raw/test/text", old)
+    touch("exp/s2t_dense/.train.done", new)
+    touch("exp/s2t_dense/decode_dense/test/decode_meta.json", new)
+    touch("exp/s2t_gated/decode_s0.5/test/decode_meta.json", 1)  # of this run
+    touch("exp/s2t_control/.train.done", old)
+    touch("exp/s2t_control/decode/test/decode_meta.json", new)
+    assert "Of an earlier dense model: exp/s2t_control/decode/test (" in bash(script, tmp_path).stdout
+    touch("exp/s2t_control/.train.done", new)
+    assert bash(script, tmp_path).stdout == ""
+    touch("exp/s2t_control/decode/test/decode_meta.json", 1)
+    assert "Earlier than the set: exp/s2t_control/decode/test (" in bash(script, tmp_path).stdout
+
+
 def test_options_of_the_dense_model_keep_its_start(tmp_path):
     """A user's ``--dense_args`` come to those of a recipe that starts from a public model."""
     script = """
@@ -394,4 +439,6 @@ def test_a_training_knows_what_it_starts_from(tmp_path):
     (tmp_path / "utt2device").write_text("a phone\n")
     assert trains("b.pth", contexts) and not trains("b.pth", contexts)
     (tmp_path / "utt2device").write_text("a radio\n")
+    assert trains("b.pth", contexts) and not trains("b.pth", contexts)
+    (tmp_path / "speaker.ark").write_text("other vectors at the same places")
     assert trains("b.pth", contexts)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from espnet_gated.analysis.files import files_below
 from espnet_gated.analysis.table import number
 
 PATTERN = "budget_{}.json"
@@ -54,7 +55,7 @@ def read_budgets(expdir: Path, test_set: str = "*") -> list[tuple[str, list[list
         ValueError: for a broken file, naming it.
     """
     tables = []
-    for path in sorted(expdir.rglob(PATTERN.format(test_set))):
+    for path in files_below(expdir, PATTERN.format(test_set)):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             heading = f"{TITLE}: {path.parent.name}, {content['utterances']} utterances of {content['data_dir']}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_gated.analysis.experiment import Decoding, Experiment, TestSet
-from espnet_gated.analysis.metrics import RESAMPLES, PairedResult, bleu_tokenizer, paired_bootstrap
+from espnet_gated.analysis.metrics import RESAMPLES, PairedResult, bleu_tokenizer, normalize, paired_bootstrap
 from espnet_gated.analysis.scoring import ScoringError, read_hypotheses
 from espnet_gated.analysis.sparsity_table import search_of
 from espnet_gated.data.datadir import DataDirError, Utterance, read_data_dir
@@ -113,7 +113,7 @@ def _compare(
     results = []
     for is_asr in (True, False):
         group = [u for u in utts if (u.task == "asr") == is_asr]
-        if not any(u.text for u in group):
+        if not any(normalize(u.text) if is_asr else u.text for u in group):
             continue
         texts = [u.text for u in group], [a[u.utt_id] for u in group], [b[u.utt_id] for u in group]
         one_tokenizer = len({bleu_tokenizer(u.target_lang) for u in group}) == 1

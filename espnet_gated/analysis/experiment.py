@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from espnet_gated.analysis.files import files_below
 from espnet_gated.analysis.results import RESULTS_FILE, ResultsError, gather, overall
 from espnet_gated.analysis.scoring import ALL, SCORE_FILE, read_stats
 from espnet_gated.analysis.sparsity_table import pruned, search_of
@@ -267,7 +268,7 @@ def _scores(expdir: Path) -> tuple[list[Row], dict[str, Row], dict[str, Row]]:
     if not expdir.is_dir():
         raise ReportError(f"{expdir}: no such directory (--expdir)")
     gathered = expdir / RESULTS_FILE
-    if any(expdir.rglob(SCORE_FILE)) or not gathered.is_file():
+    if files_below(expdir, SCORE_FILE) or not gathered.is_file():
         results = gather(expdir)
         return results.rows, results.score_metas, results.decode_metas
     try:
@@ -294,7 +295,7 @@ def _with_stats(decoding: Decoding) -> Decoding:
 def _unscored(expdir: Path, known: set[str]) -> list[str]:
     """Decoding directories that hold statistics but no scores; parts and parallel jobs of others are left out."""
     found = []
-    for file in sorted(expdir.rglob(STATS_FILE)):
+    for file in files_below(expdir, STATS_FILE):
         name = file.parent.relative_to(expdir)
         parents = {p.as_posix() for p in (name, *name.parents)}
         if not parents & known and not any(part.startswith(".") for part in name.parts) and "log" not in name.parts:

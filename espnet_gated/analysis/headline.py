@@ -8,6 +8,7 @@ from espnet_gated.analysis.comparisons import BETTER, Comparison, Comparisons
 from espnet_gated.analysis.experiment import STACKS, Decoding, TestSet
 from espnet_gated.analysis.findings import VERDICTS, Finding, View, changes_from, loss, structure_differs
 from espnet_gated.analysis.gate_stats import TOLERANCE, budgets_kept, variation
+from espnet_gated.analysis.results import OTHER_UTTERANCES
 from espnet_gated.analysis.table import percent, relative
 
 POINTS = (
@@ -45,6 +46,8 @@ def in_short(test_set: TestSet, gated: str | None, comparisons: Comparisons, fin
     """The main results but the prices, a sentence each."""
     systems = list(dict.fromkeys(d.system for d in test_set.decodings))
     lines = [f"{test_set.n} utterances, {len(test_set.decodings)} decodings of {', '.join(systems)}."]
+    if len({d.value("n") for d in test_set.decodings}) > 1:
+        lines.append(OTHER_UTTERANCES[0].upper() + OTHER_UTTERANCES[1:])
     if gated is None:
         return [*lines, "No system was decoded at a sparsity above 0, so there is nothing to say about gates."]
     view = View(test_set, gated)

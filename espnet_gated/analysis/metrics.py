@@ -25,6 +25,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -303,6 +304,15 @@ def _rate(total: FloatArray) -> float:
 
 def _sacrebleu(scorer: BLEU | CHRF, refs: Sequence[str], hyps: Sequence[str], n_resamples: int) -> Score:
     _check_pair(refs, hyps)
+    compute = scorer._compute_score_from_stats
+
+    def as_floats(stats: Any) -> Any:
+        """Its bootstrap would mix numpy's floats with Python's 0.0 of draws without a match, and refuse."""
+        score = compute(stats)
+        score.score = float(score.score)
+        return score
+
+    scorer._compute_score_from_stats = as_floats  # type: ignore[method-assign]
     result = scorer.corpus_score(list(hyps), [list(refs)], n_bootstrap=n_resamples)
     signature = str(scorer.get_signature())
     # the JSON form is sacrebleu's public way to the interval; it is left out when all is zero

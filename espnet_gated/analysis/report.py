@@ -199,16 +199,20 @@ def _comparisons(page: Page, prefix: str, comparisons: Comparisons) -> None:
 def _paired_tables(page: Page, comparisons: Sequence[Comparison]) -> None:
     """A table for each kind of comparison, three columns for each metric."""
     header = ["a", "b"]
-    for metric in dict.fromkeys(c.result.metric for c in comparisons):
+    metrics = list(dict.fromkeys(c.result.metric for c in comparisons))
+    for metric in metrics:
         header += [f"{METRIC_NAMES[metric]} a → b", "difference", "b is"]
     for kind in dict.fromkeys(c.kind for c in comparisons):
         page.heading(kind.capitalize())
         rows: dict[tuple[str, str], list[Cell]] = {}
         for c in comparisons:
             if c.kind == kind:
-                row = rows.setdefault((c.a.name, c.b.name), [c.a.label, c.b.label])
+                blank: list[Cell] = ["-"] * (3 * len(metrics))  # not every pair has every metric
+                row = rows.setdefault((c.a.name, c.b.name), [c.a.label, c.b.label, *blank])
                 mark = Mark(c.verdict, "none" if c.verdict == SAME else "good" if c.verdict == BETTER else "bad")
-                row += [f"{c.result.score_a:.{c.digits}f} → {c.result.score_b:.{c.digits}f}", difference(c), mark]
+                scores = f"{c.result.score_a:.{c.digits}f} → {c.result.score_b:.{c.digits}f}"
+                first = 2 + 3 * metrics.index(c.result.metric)
+                row[first : first + 3] = [scores, difference(c), mark]
         page.table(header, list(rows.values()), left=2)
 
 

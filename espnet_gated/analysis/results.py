@@ -15,6 +15,7 @@ from typing import Any
 
 from espnet_gated.analysis import budget_table
 from espnet_gated.analysis.budget_table import read_budgets
+from espnet_gated.analysis.files import files_below
 from espnet_gated.analysis.scoring import ALL, META_FILE, SCORE_FILE, write_json
 from espnet_gated.analysis.sparsity_table import sparsity_tables
 from espnet_gated.analysis.table import markdown_table, number, pair_name, text_table, with_interval
@@ -23,9 +24,10 @@ from espnet_gated.machine import cpu_name
 RESULTS_FILE = "results.json"
 REPORT_FILE = "RESULTS.md"
 BASELINE = "espnet"
-TIMED_BY = ("machine", "threads", "processes", "device", "batch_size")
+TIMED_BY = ("machine", "threads", "processes", "device", "batch_size", "beam_size")
 """What decodings must share for their latencies to be compared."""
 TIMED_DIFFERENTLY = "the systems were timed under different conditions: do not compare their latency."
+OTHER_UTTERANCES = "the systems were decoded on different utterances: decode those anew that are of an earlier set."
 _FIRST = ("espnet", "dense", "control")
 _PACKAGES = ("espnet", "torch", "espnet_gated")
 
@@ -118,7 +120,7 @@ def gather(expdir: str | Path) -> Results:
     expdir = Path(expdir)
     results = Results()
     seen: dict[tuple[Any, ...], Path] = {}
-    for file in sorted(expdir.rglob(SCORE_FILE)):
+    for file in files_below(expdir, SCORE_FILE):
         name = file.parent.relative_to(expdir).as_posix()
         for row in _read_rows(file):
             if (first := seen.setdefault(_identity(row), file)) != file:
@@ -225,6 +227,8 @@ def _environment(results: Results) -> str:
         of_set = {r["decode_dir"] for r in results.rows if (r["corpus"], r["set"]) == (corpus, name)}
         if timed_differently(results.decode_metas[d] for d in of_set):
             lines.append(f"- **{corpus}/{name}: {TIMED_DIFFERENTLY}**")
+        if len({r["n"] for r in results.rows if r["task"] == ALL and r["decode_dir"] in of_set}) > 1:
+            lines.append(f"- **{corpus}/{name}: {OTHER_UTTERANCES}**")
     return "\n".join(["## Environments", *(line for line in lines if line)])
 
 

@@ -100,6 +100,8 @@ def filter_data_dir(
     result = FilterResult(len(kept), dict(sorted(dropped.items())))
     _raise_if_too_many(in_dir, result, max_dropped)
     # without its log an output counts as unfinished, so the log goes first and comes last
+    for name in _contexts_of(out_dir):
+        (out_dir / name).unlink(missing_ok=True)
     (out_dir / LOG_FILE).unlink(missing_ok=True)
     write_data_dir(out_dir, kept)
     _copy_contexts(in_dir, out_dir, {utt.utt_id for utt in kept})
@@ -113,11 +115,29 @@ def _context_files(directory: Path) -> list[Path]:
 
 
 def _copy_contexts(in_dir: Path, out_dir: Path, kept: Collection[str]) -> None:
-    """The context files of ``in_dir``, with the lines of the utterances that are kept; others in ``out_dir`` stay."""
+    """The context files of ``in_dir``, with the lines of the utterances that are kept; others in ``out_dir`` stay.
+
+    Places of vectors that are beside such a file (``speaker.ark:44``) get the path that leads there.
+    """
     for path in _context_files(in_dir):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept_lines = [line for line in lines if line.split(maxsplit=1)[:1] and line.split(maxsplit=1)[0] in kept]
-        (out_dir / path.name).write_text("".join(kept_lines), encoding="utf-8")
+        lines = []
+        for fields in (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines()):
+            if fields and fields[0] in kept:
+                value = fields[1].strip() if len(fields) > 1 else ""
+                beside = in_dir / value.rpartition(":")[0]
+                if ":" in value and beside.is_file():
+                    value = f"{beside.resolve()}:{value.rpartition(':')[2]}"
+                lines.append(f"{fields[0]} {value}\n")
+        (out_dir / path.name).write_text("".join(lines), encoding="utf-8")
+
+
+def _contexts_of(out_dir: Path) -> list[str]:
+    """Context files that an earlier filtering has written."""
+    try:
+        files = json.loads((out_dir / LOG_FILE).read_text(encoding="utf-8"))["made_from"]["files"]
+        return [name for name in files if name.startswith("utt2") and name not in FILES]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        return []
 
 
 def _raise_if_too_many(in_dir: Path, result: FilterResult, max_dropped: float) -> None:

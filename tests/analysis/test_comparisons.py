@@ -11,7 +11,7 @@ from espnet_gated.analysis.experiment import Decoding, read_experiment
 from espnet_gated.analysis.findings import View
 from espnet_gated.analysis.headline import difference
 from espnet_gated.analysis.metrics import PairedResult, paired_bootstrap
-from espnet_gated.analysis.results import gather, overall
+from espnet_gated.analysis.results import gather, overall, report
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,41 @@ def test_systems_with_ctc_may_be_the_only_ones(tmp_path):
         ("price of sparsity", "control+ctc", "gated+ctc 0.5/0.5")
     }
     assert "gated+ctc against control+ctc (" in run(tmp_path / "exp").text
+
+
+def test_pairs_without_a_metric_leave_its_columns_free(tmp_path):
+    """The control has other utterances: there is nothing to pair in likelihoods, and the page says so."""
+    exp = small(tmp_path, systems=[*TWO, ("fixed", (0.5, 0.5))])
+    for directory in exp.iterdir():
+        file = directory / "decode_stats.jsonl"
+        rows = [json.loads(line) | {"nll": 1.0} for line in file.read_text().splitlines()]
+        if directory.name.startswith("control"):
+            rows = [row | {"nll": None if row["task"] == "asr" else 1.0} for row in rows]
+            scores = json.loads((directory / "score.json").read_text())
+            (directory / "score.json").write_text(json.dumps([row | {"n": row["n"] + 1} for row in scores]))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = run(exp).text
+    assert "The systems were decoded on different utterances: decode those anew that are of an earlier set." in page
+    assert "decoded on different utterances" in report(gather(exp))
+
+
+def test_references_without_a_word_are_not_compared(tmp_path):
+    exp = small(tmp_path)
+    file = tmp_path / "ref" / "text"
+    lines = [line.partition(TEXT) for line in file.read_text(encoding="utf-8").splitlines()]
+    texts = [head + ("..." if "<asr>" in head else found) for head, found, _ in lines]
+    file.write_text("".join(f"{line}\n" for line in texts), encoding="utf-8")
+    experiment = read_experiment(exp)
+    found = compare(experiment, experiment.sets[0], "gated", resamples=10)
+    assert [c.result.metric for c in found.done] == ["bleu"] and not found.missing
+
+
+def test_linked_experiments_are_found(tmp_path):
+    exp = small(tmp_path)
+    (tmp_path / "disk").mkdir()
+    for directory in list(exp.glob("control*")):
+        (exp / directory.name).rename(tmp_path / "disk" / directory.name)
+        (exp / directory.name).symlink_to(tmp_path / "disk" / directory.name)
+    (exp / "round").symlink_to(exp)
+    assert sorted({row["system"] for row in gather(exp).rows}) == ["control", "gated"]
+    assert [d.label for d in read_experiment(exp).sets[0].decodings] == ["control", "gated 0.5/0.5"]

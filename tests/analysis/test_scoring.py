@@ -78,6 +78,14 @@ def test_wer_by_hand():
     assert error_rate(["..."], ["a"], n_resamples=2).value is None
 
 
+def test_nearly_empty_hypotheses_have_a_score():
+    """sacrebleu's bootstrap then mixes kinds of floats."""
+    refs = ["one two three", "four five", "six seven", "eight nine", "ten eleven", "twelve"]
+    for hyps in (["the man .", "", "", "", "", ""], ["", "", "", "", "", "twelve"]):
+        for found in (chrf(refs, hyps, n_resamples=100), bleu(refs, hyps, "eng", n_resamples=100)):
+            assert 0 <= found.ci[0] <= found.value + 1e-9 and found.ci[1] <= 100
+
+
 def test_characters_are_words_where_words_are_not_written_apart():
     """Han, kana, Thai, …; other words between them stay whole, and a mark is part of its character."""
     rate = lambda ref, hyp, lang: error_rate([ref], [hyp], n_resamples=2, langs=[lang])  # noqa: E731

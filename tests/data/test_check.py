@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import kaldiio
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +13,7 @@ import soundfile
 from espnet_gated.bin import check_data, filter_data
 from espnet_gated.data import ffmpeg, probe
 from espnet_gated.data.check import Limits, check_data_dir
+from espnet_gated.data.contexts import Vectors
 from espnet_gated.data.datadir import DataDirError, Utterance, read_data_dir, write_data_dir
 from espnet_gated.data.filter import LOG_FILE, filter_data_dir
 
@@ -314,6 +316,21 @@ def test_filter_keeps_the_contexts_of_what_it_keeps(data, tmp_path):
     (out / "utt2device").unlink()
     assert not filter_data_dir(data, out, max_dropped=1).done_before
     assert (out / "utt2device").is_file() and (out / "utt2speaker").is_file()
+    (data / "utt2device").unlink()  # what was copied goes with it
+    assert not filter_data_dir(data, out, max_dropped=1).done_before
+    assert not (out / "utt2device").exists() and (out / "utt2speaker").is_file()
+
+
+def test_vectors_beside_a_set_are_found_from_its_filtered_one(data, tmp_path, monkeypatch):
+    arks = kaldiio.WriteHelper(f"ark,scp:{data}/speaker.ark,{data}/all.scp")
+    with arks:
+        for number, utt in enumerate(("eva-1-asr", "eva-2-asr")):
+            arks(utt, np.full(3, number, np.float32))
+    lines = (data / "all.scp").read_text(encoding="utf-8").replace(f"{data}/", "")
+    (data / "utt2speaker").write_text(f"{lines}eva-3-asr 1.0 2.0 3.0\n", encoding="utf-8")
+    filter_data_dir(data, tmp_path / "out")
+    vectors = Vectors(tmp_path / "out" / "utt2speaker")
+    assert vectors["eva-2-asr"].tolist() == [1.0, 1.0, 1.0] and "speaker.ark:" in lines
 
 
 @pytest.mark.parametrize("name", ["cut.flac", "hole.flac"])

@@ -79,6 +79,9 @@ for item in ${sparsities} ${baseline_sparsities} ${ctc_sparsities}; do
     [[ ${item} =~ ^0(\.[0-9]+)?(,0(\.[0-9]+)?)?$ ]] || die "sparsity must be in [0, 1), got ${item} (--sparsities)"
 done
 [[ ${gated_name} =~ ^gated[a-z0-9_]*$ ]] || die "the name must be gated, or begin so and go on with a-z, 0-9 or _, got '${gated_name}' (--gated_name)"
+for option in dumpdir expdir token_dir dense_exp; do # such names go through lists of words
+    [[ ${!option} != *[[:space:]]* ]] || die "no white space, please: '${!option}' (--${option})"
+done
 needs_gated=false needs_control=false
 for item in ${systems}; do
     case "${item}" in
@@ -128,11 +131,28 @@ check() {
         ${2:+--token_list "$2"} --any_format "${any_format}" --nj "${nj}" ${filter_args} "${@:3}"
 }
 
+# The files of a set as words: what is made of it is made anew when they change, however often they were filtered.
+set_files() {
+    local file
+    for file in "${raw}/$1"/{wav.scp,text,text.ctc,text.prev,utt2*,*.ark}; do
+        [ ! -f "${file}" ] || echo "${file}"
+    done
+}
+
+# copy_set FROM TO: the files of a directory; of an earlier copy's none stays that is not there any more.
+copy_set() {
+    local name
+    [ ! -f "$2/.copied" ] || while read -r name; do rm -f "$2/${name}"; done <"$2/.copied"
+    find "$1" -maxdepth 1 -xtype f ! -name '.*' -printf '%f\n' >"$2/.copied"
+    while read -r name; do cp "$1/${name}" "$2"; done <"$2/.copied"
+}
+
 # all texts against the token list
 check_tokens() {
     local dset
+    # shellcheck disable=SC2046
     for dset in "${train_set}" "${valid_set}" ${test_sets}; do
-        if begin "${raw}/${dset}" tokens_check "${token_dir}/tokens.txt" "${raw}/${dset}/.filter.done" "${filter_args}"; then
+        if begin "${raw}/${dset}" tokens_check "${token_dir}/tokens.txt" $(set_files "${dset}") "${filter_args}"; then
             check "${dset}" "${token_dir}/tokens.txt" --decode false
             finish
         fi
@@ -177,8 +197,11 @@ budget() {
 }
 
 padding=$(padding_options)
-# what the thresholds of the learned budget belong to; stage 2's key holds the set's files, contexts too
-calibration=("${gated_exp}/.train.done" "${inference_s2t_model}" "${raw}/${valid_set}/.filter.done" ${padding:+"${padding}"})
+# what the thresholds of the learned budget belong to, as words
+calibration() {
+    echo "${gated_exp}/.train.done" "${inference_s2t_model}" "${padding}"
+    set_files "${valid_set}"
+}
 decodings=$(list_decodings)
 refuse_rows_twice
 ! in_stage 10 || refuse_rows_of_other_tags
@@ -194,7 +217,7 @@ if in_stage 2; then
     log "Stage 2: filter (training and validation) and check (all sets)"
     for dset in "${train_set}" "${valid_set}" ${test_sets}; do
         if begin "${raw}/${dset}" filter "${datadir}/${dset}"/{wav.scp,text,text.ctc,text.prev,utt2*} \
-            "${filter_args}" ${max_dropped:+"${max_dropped}"}; then
+            "${filter_args}"; then
             heads=() # all audio is decoded once
             # shellcheck disable=SC2086
             if [[ " ${train_set} ${valid_set} " = *" ${dset} "* ]]; then
@@ -203,7 +226,7 @@ if in_stage 2; then
                     ${max_dropped:+--max_dropped "${max_dropped}"} --nj "${nj}" ${filter_args}
                 heads=(--decode false)
             else
-                cp "${datadir}/${dset}"/* "${raw}/${dset}"
+                copy_set "${datadir}/${dset}" "${raw}/${dset}"
             fi
             check "${dset}" "" "${heads[@]}"
             finish
@@ -225,8 +248,9 @@ fi
 if in_stage 4; then
     log "Stage 4: statistics of the features"
     check_tokens # done already, unless another --token_dir was given
+    # shellcheck disable=SC2046
     if begin --wipe "${stats_dir}" stats "${s2t_config}" "${s2t_args}" "${dense_args}" "${num_stats_utts}" "${seed}" \
-        "${raw}/${train_set}/.filter.done" "${raw}/${valid_set}/.filter.done" "${token_dir}/.tokens.done" "${given_tokens[@]}"; then
+        $(set_files "${train_set}") $(set_files "${valid_set}") "${token_dir}/.tokens.done" "${given_tokens[@]}"; then
         for kind in train valid; do
             dset=${kind}_set
             text="${raw}/${!dset}/text"
@@ -283,7 +307,8 @@ if in_stage 6; then
         [ ${#gated[@]} -eq 0 ] || train "${train_nj}" "${gated[@]}"
         [ ${#control[@]} -eq 0 ] || train "${train_nj}" "${control[@]}"
     fi
-    if [ "${needs_gated}" = true ] && begin "${gated_exp}" budget "${calibration[@]}"; then
+    # shellcheck disable=SC2046
+    if [ "${needs_gated}" = true ] && begin "${gated_exp}" budget $(calibration); then
         log "Thresholds of the learned budget, from ${valid_set} (log: ${gated_exp}/budget.log)"
         budget "${valid_set}" --calibrate true --num_utts 500
         finish
@@ -297,13 +322,15 @@ if in_stage 7; then
         [[ ${system} != *+ctc ]] || ctc="${ctc_args} --measure_nll false" # it is the attention decoder's
         if [ "${system}" = learned ]; then
             thresholds="${exp}/.budget.done"
-            is_finished "${exp}" budget "${calibration[@]}" ||
+            # shellcheck disable=SC2046
+            is_finished "${exp}" budget $(calibration) ||
                 die "the learned budget of ${exp}/${inference_s2t_model} is not calibrated (stage 6)"
         fi
         trained="${exp}/.train.done" # a model from elsewhere may have none
         [ -f "${trained}" ] || trained="${exp}/${inference_s2t_model}"
+        # shellcheck disable=SC2046
         if begin --wipe "${dir}" decode "${system}" "${inference_config}" "${inference_args}" "${inference_s2t_model}" "${engine}" \
-            "${sparsity}" ${ctc:+"${ctc}"} ${thresholds:+"${thresholds}"} "${seed}" "${data}/.filter.done" "${data}"/utt2* "${trained}" \
+            "${sparsity}" ${ctc:+"${ctc}"} ${thresholds:+"${thresholds}"} "${seed}" $(set_files "${dset}") "${trained}" \
             "${inference_nj}" "${inference_ngpu}"; then
             [ "${sparsity}" = - ] && knob=() || knob=(--sparsity "${sparsity}")
             [[ ${system} != @(fixed|random|learned) ]] || knob+=(--budget "${system}")
@@ -332,9 +359,11 @@ if in_stage 9; then
     cut -d ' ' -f 5 <<<"${decodings}" | xargs ${python} -m espnet_gated.bin.speed --decode_dirs
     for dset in ${test_sets}; do
         [ "${needs_gated}" = true ] || break
-        is_finished "${gated_exp}" budget "${calibration[@]}" ||
+        # shellcheck disable=SC2046
+        is_finished "${gated_exp}" budget $(calibration) ||
             die "the learned budget of ${gated_exp}/${inference_s2t_model} is not calibrated (stage 6)"
-        if begin "${gated_exp}" "budget_${dset}" "${gated_exp}/.budget.done" "${raw}/${dset}/.filter.done"; then
+        # shellcheck disable=SC2046
+        if begin "${gated_exp}" "budget_${dset}" "${gated_exp}/.budget.done" $(set_files "${dset}"); then
             log "Sparsity asked and reached on ${dset} (log: ${gated_exp}/budget.log)"
             budget "${dset}" --num_utts 1000 --json "${gated_exp}/budget_${dset}.json"
             finish
@@ -344,6 +373,7 @@ fi
 
 if in_stage 10; then
     log "Stage 10: results"
+    tell_of_earlier_rows
     run "${expdir}/report/report.log" p ${python} -m espnet_gated.bin.report --expdir "${expdir}"
     ${python} -m espnet_gated.bin.results --expdir "${expdir}"
 fi

@@ -59,6 +59,22 @@ refuse_rows_of_other_tags() {
     done <<<"${decodings}"
 }
 
+# Decodings of earlier runs that are not of this one's: their rows stand in the tables, made of what has changed since.
+tell_of_earlier_rows() {
+    local dset other exp
+    for dset in ${test_sets}; do
+        for other in "${expdir}"/*/decode*/"${dset}"/decode_meta.json; do
+            [ -f "${other}" ] && [[ ${decodings} != *" ${other%/*} "* ]] || continue
+            exp=${other%/decode*/"${dset}"/decode_meta.json}
+            if [ "${other}" -ot "${raw}/${dset}/text" ]; then
+                log "Earlier than the set: ${other%/*} (decode it again, or remove it: its rows are in the tables)"
+            elif [ "${exp}" != "${dense_dir}" ] && [ "${exp}/.train.done" -ot "${dense_exp}/.train.done" ]; then
+                log "Of an earlier dense model: ${other%/*} (stages 6 to 8 make it anew, or remove it: its rows are in the tables)"
+            fi
+        done
+    done
+}
+
 # is_decoding FILE SYSTEM SPARSITY: whether a decode_meta.json says so
 is_decoding() {
     awk -F '": ' -v system_="$2" -v encoder="${3%,*}" -v decoder="${3#*,}" '

@@ -38,9 +38,14 @@ initial_files() {
     tr -s ' =\n' '\n' <<<"$*" | awk '/^--/ {named = ($0 == "--init_param"); next} named {sub(/:.*/, ""); print}'
 }
 
-# Files of data that options name (--train_data_path_and_name_and_type FILE,name,type), such as contexts of the utterances
+# Files of data that options name (--train_data_path_and_name_and_type FILE,name,type), such as contexts of the utterances,
+# and the arks beside them: a vector's place may stay what it was
 data_files() {
-    tr -s ' =\n' '\n' <<<"$*" | sed -nE '/^--(train|valid)_data_path_and_name_and_type$/{n; s/,.*//p}'
+    local file ark
+    while read -r file; do
+        echo "${file}"
+        for ark in "${file%/*}"/*.ark; do [ ! -f "${ark}" ] || echo "${ark}"; done
+    done < <(tr -s ' =\n' '\n' <<<"$*" | sed -nE '/^--(train|valid)_data_path_and_name_and_type$/{n; s/,.*//p}')
 }
 
 # spaced_keys N TEXT: N ids (or all), evenly spaced, because the utterances are sorted by speaker
