@@ -1,12 +1,19 @@
-"""What a recipe would do: its run.sh, before an s2t.sh that only says what it was asked for."""
+"""The shell parts of a recipe by themselves, and its run.sh before an s2t.sh that only says what it was asked for."""
 
 import re
 import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = ROOT / "egs2" / "TEMPLATE" / "s2t1"
 SAID = "stage stop_stage seed stats_dir dense_exp gated_exp control_exp test_sets local_data_opts".split()
 SAID += ["gated_args", "dense_args", "s2t_args", "needs_gated", "needs_control"]
+
+
+def bash(script, *args, cwd=TEMPLATE):
+    """Run a script with arguments, in the folder of the recipes' common parts."""
+    command = ["bash", "-c", f"set -euo pipefail\n{script}", "script.sh", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
 class PlannedRecipe:

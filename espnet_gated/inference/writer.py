@@ -82,11 +82,11 @@ class DecodeWriter:
                     os.replace(self.directory / name, self._partial / name)
             for entry in list(old.iterdir()):
                 os.replace(entry, self.directory / entry.name)
+            old.rmdir()
             shutil.rmtree(self._partial, ignore_errors=True)
             raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
         self._partial.rmdir()
+        shutil.rmtree(old)
 
     def write(self, utt_id: str, results: Any, stats: Mapping[str, Any]) -> None:
         """Write the n-best list of an utterance (what ``Speech2Text`` returned) and its statistics."""
