@@ -29,16 +29,20 @@ class GatingContext:
         categories: field name → (B,) rows of the field's table, 0 = unknown or dropped.
         vectors: field name → (B, size).
         sparsity: stack name (``encoder``, ``decoder``) → (B,) asked sparsity in [0, 1).
+        seeds: (B,) integers that tell utterances apart, from which random masks are drawn (a baseline); ``None``: not
+            known.
     """
 
     categories: Mapping[str, Tensor] = field(default_factory=dict)
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
     sparsity: Mapping[str, Tensor] = field(default_factory=dict)
+    seeds: Tensor | None = None
 
     def select(self, rows: Tensor) -> GatingContext:
         """The context of some rows."""
         pick = lambda table: {k: v[rows] for k, v in table.items()}  # noqa: E731
-        return GatingContext(pick(self.categories), pick(self.vectors), pick(self.sparsity))
+        seeds = None if self.seeds is None else self.seeds[rows.to(self.seeds.device)]
+        return GatingContext(pick(self.categories), pick(self.vectors), pick(self.sparsity), seeds)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,14 +25,14 @@ class InferencePolicy:
             ``open`` (dense), ``random`` or ``fixed`` (baselines: random masks within the budget; the same mask,
             ``mask``, for everyone).
         mask: (M,) for ``fixed``.
-        seed: of ``random``.
+        seed: of ``random``; ``None``: torch's (``torch.manual_seed``, ``--seed``).
         before: share that the stack in front skips (of a decoder the encoder); thresholds depend on it.
     """
 
     sparsity: float | None = None
     budget: str | None = None
     mask: tuple[float, ...] | None = None
-    seed: int = 0
+    seed: int | None = None
     before: float = 0.0
 
     @property
@@ -39,7 +40,9 @@ class InferencePolicy:
         """Whether nobody has chosen a sparsity or a budget."""
         return self.sparsity is None and self.budget is None
 
-    def opened(self, budget: str, logits: np.ndarray, costs: Tensor, sparsity: np.ndarray) -> list[list[float]]:
+    def opened(
+        self, budget: str, logits: np.ndarray, costs: Tensor, sparsity: np.ndarray, seeds: Sequence[int] = ()
+    ) -> list[list[float]]:
         """Gates under this policy.
 
         Args:
@@ -47,6 +50,7 @@ class InferencePolicy:
             logits: (B, M); for ``learned`` by how much they are above their threshold.
             costs: (M,) shares of the cost.
             sparsity: (B,) asked.
+            seeds: what tells the B utterances apart, for ``random``.
 
         Returns:
             (B, M) zeros and ones; all open where nothing is to be skipped.
@@ -63,17 +67,16 @@ class InferencePolicy:
         elif budget == "fixed" and self.mask is not None:
             opened = np.array([self.mask] * len(logits))
         elif budget == "random":
-            opened = np.array([self._random_mask(*row, costs) for row in zip(logits, sparsity, strict=True)])
+            opened = np.array([self._random_mask(s, costs, asked) for s, asked in zip(seeds, sparsity, strict=True)])
         else:
             raise ValueError(f"budget must be exact, learned, open, fixed or random, got {budget!r}")
         opened = np.where(sparsity[:, None] == 0.0, 1.0, opened)
         result: list[list[float]] = opened.astype(float).tolist()
         return result
 
-    def _random_mask(self, logits: np.ndarray, sparsity: float, costs: Tensor) -> list[bool]:
-        # The utterance is known by its logits, which a batch changes in the last digits only.
-        seed = hash((self.seed, *(round(v, 3) for v in logits.tolist()))) % 2**31
-        order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed)).tolist()
+    def _random_mask(self, utterance: int, costs: Tensor, sparsity: float) -> list[bool]:
+        seed = hash((torch.initial_seed() if self.seed is None else self.seed, utterance)) % 2**31
+        order = torch.randperm(len(costs), generator=torch.Generator().manual_seed(seed)).tolist()
         return budget_in_order(order, costs.tolist(), sparsity)
 
 

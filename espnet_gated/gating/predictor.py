@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -345,10 +346,19 @@ class GatePredictor(torch.nn.Module):
         # as the decoder's predictor pools what the encoder puts out under gates that are decided already.
         table = torch.cat([logits, sparsity[:, None]], dim=1).detach().double().cpu().numpy()
         # Asked sparsities come as float32: take off its rounding, so that 0.3 stays affordable as 0.3.
-        rows = self.policy.opened(self._budget, table[:, :-1], self.costs, table[:, -1].round(6))
+        seeds = self._seeds(pooled) if self._budget == "random" else ()
+        rows = self.policy.opened(self._budget, table[:, :-1], self.costs, table[:, -1].round(6), seeds)
         values = torch.tensor(rows, dtype=pooled.dtype).to(pooled.device, non_blocking=True)
         multiply_from = _MULTIPLY_FROM if self.training else None
         return Gates(values, self.names, self.costs, logits, soft=False, host=rows, multiply_from=multiply_from)
+
+    def _seeds(self, pooled: Tensor) -> list[int]:
+        """What tells the utterances apart, and this stack from the others: logits of one context are all the same."""
+        stack = zlib.crc32(self.stack.encode())
+        if self.current is not None and self.current.seeds is not None:
+            return [hash((stack, seed)) for seed in self.current.seeds.tolist()]
+        # Nobody said; a batch changes features in their last digits only.
+        return [hash((stack, *(round(v, 3) for v in row))) for row in pooled.float().tolist()]
 
     def set_policy(self, sparsity: float | None = None, budget: str | None = None, **more: object) -> None:
         """Choose the sparsity and the kind of budget for the next utterances.

@@ -1,5 +1,6 @@
 """``Speech2Text``: ESPnet's results on dense weights (law 4), batches that are their rows (law 3), and the knob."""
 
+import dataclasses
 import logging
 import weakref
 
@@ -292,6 +293,25 @@ def test_another_sparsity_keeps_the_budget(gated_checkpoint):
     model.set_sparsity(0.4, "exact")
     model.set_sparsity(0.6)
     assert {p.policy.budget for p in model.predictors().values()} == {"exact"}
+
+
+def test_random_masks_are_each_utterance_s_own(gated_checkpoint):
+    """Where the predictor sees the context alone, logits do not tell utterances apart."""
+    model = load(gated_checkpoint, sparsity=0.5, budget="random")
+    for predictor in model.predictors().values():
+        predictor.config = dataclasses.replace(predictor.config, condition_on=("context", "sparsity"))
+    requests = [Request(wave(0.5, seed), "<deu>", task) for seed in range(6) for task in TASKS]
+
+    def masks(batch: list[Request]) -> list[tuple[float, ...]]:
+        model.decode_batch(batch)
+        return [tuple(v for stack in ("encoder", "decoder") for v in s.gates[stack].values()) for s in model.stats]
+
+    torch.manual_seed(1)
+    together = masks(requests)
+    assert len(set(together)) >= 8  # of 12; few modules, so that some agree by chance
+    assert together == [masks([request])[0] for request in requests]
+    torch.manual_seed(2)
+    assert masks(requests) != together
 
 
 def test_a_category_of_one_request_leaves_the_tokens_of_others_alone(gated_checkpoint):
