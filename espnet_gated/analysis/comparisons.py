@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from espnet_gated.analysis.experiment import Decoding, Experiment, TestSet
+from espnet_gated.analysis.experiment import HURTING, Decoding, Experiment, TestSet
 from espnet_gated.analysis.metrics import RESAMPLES, PairedResult, bleu_tokenizer, normalize, paired_bootstrap
 from espnet_gated.analysis.scoring import ScoringError, read_hypotheses
 from espnet_gated.analysis.sparsity_table import search_of
+from espnet_gated.analysis.table import score_digits
 from espnet_gated.data.datadir import DataDirError, Utterance, read_data_dir
 
 NLL = "nll"
 """Negative log-likelihood of the true words; as a metric followed by the task."""
 BETTER, WORSE, SAME = "better", "worse", "no clear difference"
-LARGE = 2000
-"""Utterances from which on hundredths of WER and BLEU are worth showing."""
+PRUNING_ALONE = "price of pruning alone"
+"""Kind of comparison: one checkpoint at sparsity 0 and pruned."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Comparison:
         """Behind the point, when its numbers are shown."""
         if self.result.metric.startswith(NLL):
             return 3
-        return 2 if self.result.n >= LARGE else 1
+        return score_digits(self.result.n)
 
 
 @dataclass
@@ -57,7 +58,8 @@ def pairs(test_set: TestSet, system: str | None) -> list[tuple[str, Decoding, De
     """What is worth comparing: (kind, a, b).
 
     The dense system with the one trained on; the gated system at each sparsity with the dense one it is held
-    against; and with every other system that skips as much. Systems with another search (``gated+ctc``) are compared
+    against; at those that the published findings ask about with itself at sparsity 0; and with every other system that
+    skips as much. Systems with another search (``gated+ctc``) are compared
     among themselves.
     """
     found: list[tuple[str, Decoding, Decoding]] = []
@@ -77,6 +79,10 @@ def _pairs(test_set: TestSet, system: str | None, search: str) -> list[tuple[str
     gated = test_set.of(system)
     if reference is not None:
         found += [("price of sparsity", reference, d) for d in gated]
+    opened = test_set.at(system, 0.0, 0.0)
+    if opened is not None and opened is not reference:
+        asked = [test_set.at(system, 0.0, 0.5), test_set.least_pruned_encoder(system, HURTING)]
+        found += [(PRUNING_ALONE, opened, d) for d in asked if d is not None]
     for d in gated:
         rivals = [o for o in test_set.decodings if o.system != system and o.asked == d.asked and o.series != "none"]
         found += [("same sparsity", other, d) for other in rivals]

@@ -8,7 +8,8 @@ from typing import Any
 
 from espnet_gated.analysis.experiment import Decoding, Experiment
 from espnet_gated.analysis.page import Page
-from espnet_gated.analysis.results import TIMED_DIFFERENTLY, timed_differently
+from espnet_gated.analysis.results import TIMED_DIFFERENTLY, in_batches, timed_differently, unsteady
+from espnet_gated.analysis.scoring import ALL
 
 _LEFT_OUT = ("command", "system", "sparsity_encoder", "sparsity_decoder", "versions")
 
@@ -24,6 +25,10 @@ def environment_section(page: Page, experiment: Experiment) -> None:
     for test_set in experiment.sets:
         if timed_differently(d.decode_meta for d in test_set.decodings):
             page.text(f"{test_set.title}: {TIMED_DIFFERENTLY}")
+        tops = [row for d in test_set.decodings for (task, *_), row in d.rows.items() if task == ALL]
+        for said in (in_batches(d.batch_size for d in test_set.decodings), unsteady(tops)):
+            if said:
+                page.text(f"{test_set.title}: {said}")
     if lines := scoring(experiment.decodings):
         page.heading("Scoring")
         page.bullets(lines)

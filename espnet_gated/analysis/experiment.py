@@ -25,6 +25,8 @@ REFERENCES = ("control", "dense", "espnet")
 SERIES = ("none", "decoder", "encoder", "both")
 """What a decoding was asked to prune."""
 UNKNOWN = "unknown"
+HURTING = 0.7
+"""Encoder sparsity from which on the published work found that quality falls."""
 NEAR = 0.05
 """An asked sparsity this close to the one wanted counts as it."""
 
@@ -120,6 +122,11 @@ class Decoding:
         return search_of(self.system)
 
     @property
+    def batch_size(self) -> int:
+        """How many utterances were decoded together; 1 where nothing is recorded."""
+        return int(self.decode_meta.get("batch_size") or 1)
+
+    @property
     def series(self) -> str:
         """Where it was asked to skip: ``none``, ``encoder``, ``decoder`` or ``both``."""
         return pruned(self.asked)
@@ -149,6 +156,11 @@ class TestSet:
         """Number of utterances."""
         return max(int(d.value("n") or 0) for d in self.decodings)
 
+    @property
+    def batch_size(self) -> int:
+        """The greatest of the decodings."""
+        return max(d.batch_size for d in self.decodings)
+
     def of(self, system: str | None) -> list[Decoding]:
         """The decodings of a system."""
         return [d for d in self.decodings if d.system == system]
@@ -171,6 +183,11 @@ class TestSet:
             if name in gated:
                 return name
         return max(gated, key=lambda system: levels[system], default=None)
+
+    def least_pruned_encoder(self, system: str | None, sparsity: float) -> Decoding | None:
+        """The decoding of a system with an open decoder and the lowest encoder sparsity of at least ``sparsity``."""
+        deep = [d for d in self.of(system) if d.asked[0] >= sparsity - 1e-9 and d.asked[1] == 0]
+        return min(deep, key=lambda d: d.asked[0], default=None)
 
     def at(self, system: str | None, encoder: float, decoder: float) -> Decoding | None:
         """The decoding of a system nearest to an asked sparsity, within ``NEAR``; an open stack must be open."""

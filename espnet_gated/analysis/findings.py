@@ -11,14 +11,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from espnet_gated.analysis.experiment import STACKS, Decoding, FloatArray, GateTable, TestSet
+from espnet_gated.analysis.comparisons import PRUNING_ALONE, Comparison
+from espnet_gated.analysis.experiment import HURTING, STACKS, Decoding, FloatArray, GateTable, TestSet
 from espnet_gated.analysis.gate_stats import Contrast, mean_interval, position_curves, task_contrasts
 from espnet_gated.analysis.scoring import ALL
 from espnet_gated.analysis.sparsity_table import search_of
-from espnet_gated.analysis.table import percent, relative
+from espnet_gated.analysis.table import number, percent, relative, score_digits
 
 SEEN, NOT_SEEN, OPPOSITE, UNTESTABLE = "seen here", "not seen", "opposite", "not testable here"
 VERDICTS = (SEEN, NOT_SEEN, OPPOSITE, UNTESTABLE)
+
+NO_COST_BASE = "no dense system was decoded by the same search, nor the gated one at sparsity 0"
+BATCHED = "decoded in batches, where an utterance's time is a share of its batch's"
 
 SMALL_LOSS = 0.05
 """A relative rise of WER (or fall of BLEU) up to this is almost free."""
@@ -26,6 +30,7 @@ LARGE_LOSS = 0.10
 """One beyond this hurts."""
 BLEU_NOISE = 0.3
 """A fall of BLEU up to this is no loss."""
+BY_INTERVAL = "the paired 95 % interval of the rise must lie there too, where the two were compared"
 MIDDLE = 0.5
 """The sparsity at which gates are looked at, or the nearest one decoded."""
 
@@ -46,6 +51,7 @@ class View:
 
     test_set: TestSet
     system: str
+    compared: Sequence[Comparison] = ()
     reference: Decoding | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +69,16 @@ class View:
         """What the price of pruning alone is taken from: the same checkpoint at sparsity 0, or else the reference."""
         return self.open() or self.reference
 
+    @property
+    def cost_base(self) -> Decoding | None:
+        """What saved time and FLOPs are taken from: decoded by the same search, as our own saves more than gates do."""
+        by_espnet = self.reference is not None and self.reference.system.partition("+")[0] == "espnet"
+        return self.open() if by_espnet else self.reference
+
+    def pruned(self) -> list[Decoding]:
+        """The gated system wherever it was asked to skip something."""
+        return [d for d in self.test_set.of(self.system) if d.series != "none"]
+
     def middle(self, stack: str) -> Decoding | None:
         """The decoding whose asked sparsity of a stack is nearest to 0.5, with the other stack as open as can be."""
         i = STACKS.index(stack)
@@ -70,9 +86,9 @@ class View:
         return min(found, key=lambda d: (round(abs(d.asked[i] - MIDDLE), 6), d.asked[1 - i]), default=None)
 
 
-def published_findings(test_set: TestSet, system: str) -> list[Finding]:
-    """All published findings, decided for one gated system on one test set."""
-    view = View(test_set, system)
+def published_findings(test_set: TestSet, system: str, compared: Sequence[Comparison] = ()) -> list[Finding]:
+    """All published findings, decided for one gated system on one test set; ``compared``: what has intervals."""
+    view = View(test_set, system, compared)
     return [rule(view) for rule in RULES]
 
 
@@ -113,7 +129,7 @@ def asr_decoder_free(view: View) -> Finding:
     """Half of the decoder costs ASR next to nothing."""
     rule = (
         f"Decoder sparsity 0.5, encoder open, against the same checkpoint at sparsity 0: seen if WER rises by at most "
-        f"{100 * SMALL_LOSS:.0f} % relative; opposite if by more than {100 * LARGE_LOSS:.0f} %."
+        f"{100 * SMALL_LOSS:.0f} % relative; opposite if by more than {100 * LARGE_LOSS:.0f} %; {BY_INTERVAL}."
     )
     claim = "ASR: its decoder prunes almost freely"
     return _price(view, claim, rule, view.at(0.0, MIDDLE), "no decoding at encoder 0, decoder 0.5", cheap=True)
@@ -123,10 +139,10 @@ def encoder_hurts(view: View) -> Finding:
     """An encoder pruned to 70 % or more loses quality."""
     rule = (
         f"Lowest encoder sparsity of at least 0.7, decoder open, against the same checkpoint at sparsity 0: seen if "
-        f"WER rises by more than {100 * LARGE_LOSS:.0f} % relative; opposite if by at most {100 * SMALL_LOSS:.0f} %."
+        f"WER rises by more than {100 * LARGE_LOSS:.0f} % relative; opposite if by at most {100 * SMALL_LOSS:.0f} %; "
+        f"{BY_INTERVAL}."
     )
-    deep = [d for d in view.test_set.of(view.system) if d.asked[0] >= 0.7 - 1e-9 and d.asked[1] == 0]
-    decoding = min(deep, key=lambda d: d.asked[0], default=None)
+    decoding = view.test_set.least_pruned_encoder(view.system, HURTING)
     missing = "no decoding with encoder sparsity of 0.7 or more and an open decoder"
     return _price(view, "Encoder sparsity of 70 % or more hurts", rule, decoding, missing, cheap=False)
 
@@ -218,13 +234,13 @@ def st_time(view: View) -> Finding:
 
 def flops_fall(view: View) -> Finding:
     """60 % fewer FLOPs at high sparsity."""
-    return _deepest(view, "FLOPs fall by 60 % at high sparsity", "gflops", 0.60, "GFLOPs", 1)
+    return _deepest(view, "FLOPs fall by 60 % at high sparsity", "gflops", 0.60, "GFLOPs")
 
 
 def latency_falls(view: View) -> Finding:
     """9.28 s to 5.22 s at higher sparsity."""
     return _deepest(
-        view, "Latency falls from 9.28 s to 5.22 s (-43.8 %) at higher sparsity", "latency_s", 0.438, "latency", 3
+        view, "Latency falls from 9.28 s to 5.22 s (-43.8 %) at higher sparsity", "latency_s", 0.438, "latency"
     )
 
 
@@ -262,16 +278,33 @@ def _price(view: View, claim: str, rule: str, decoding: Decoding | None, missing
     rise = relative(new, old)
     if rise is None:  # from no wrong word at all
         rise = 0.0 if new <= old else math.inf
+    pair = next((c for c in view.compared if (c.kind, c.a, c.b) == (PRUNING_ALONE, base, decoding)), None)
+    low, high = (rise, rise) if pair is None or pair.result.metric != "wer" else _rise_between(pair, old)
     small, large = (SEEN, OPPOSITE) if cheap else (OPPOSITE, SEEN)
-    verdict = small if rise <= SMALL_LOSS + 1e-9 else large if rise > LARGE_LOSS + 1e-9 else NOT_SEEN
-    return Finding(claim, rule, verdict, f"{decoding.label} against {base.label}: {_changes(decoding, base)}")
+    verdict = NOT_SEEN
+    if max(rise, high) <= SMALL_LOSS + 1e-9:
+        verdict = small
+    elif min(rise, low) > LARGE_LOSS + 1e-9:
+        verdict = large
+    told = "" if low == high else f"; rise of WER between {percent(low)} and {percent(high)}"
+    return Finding(claim, rule, verdict, f"{decoding.label} against {base.label}: {_changes(decoding, base)}{told}")
+
+
+def _rise_between(pair: Comparison, old: float) -> tuple[float, float]:
+    """The paired interval as a relative rise; without a wrong word before, any is one without end."""
+    low, high = (end / old if old > 0 else math.copysign(math.inf, end) if end else 0.0 for end in pair.result.ci)
+    return low, high
 
 
 def _time(view: View, claim: str, rule: str, task: str, score: str, saving: float) -> Finding:
     rule += "; opposite if it takes no less time. Decoder sparsity 0.5, encoder open."
-    decoding, base = view.at(0.0, MIDDLE), view.reference
-    if decoding is None or base is None:
+    decoding, base = view.at(0.0, MIDDLE), view.cost_base
+    if decoding is None:
         return Finding(claim, rule, UNTESTABLE, "no decoding at encoder 0, decoder 0.5")
+    if base is None:
+        return Finding(claim, rule, UNTESTABLE, NO_COST_BASE)
+    if max(decoding.batch_size, base.batch_size) > 1:
+        return Finding(claim, rule, UNTESTABLE, BATCHED)
     time = relative(decoding.value("latency_s", task), base.value("latency_s", task))
     new, old = decoding.value(score, task), base.value(score, task)
     if time is None or new is None or old is None:
@@ -281,20 +314,23 @@ def _time(view: View, claim: str, rule: str, task: str, score: str, saving: floa
         new - old >= -BLEU_NOISE - 1e-9 if score == "bleu" else (new <= old if rise is None else rise <= 0.028 + 1e-9)
     )
     verdict = SEEN if time <= -saving + 1e-9 and kept else OPPOSITE if time >= 0 else NOT_SEEN
-    quality = f"{score.upper()} {old:.1f} → {new:.1f} ({_score_change(score, new, old)})"
+    digits = score_digits(decoding.value("n", task))
+    quality = f"{score.upper()} {old:.{digits}f} → {new:.{digits}f} ({_score_change(score, new, old, digits)})"
     return Finding(claim, rule, verdict, f"{decoding.label} against {base.label}: latency {percent(time)}, {quality}")
 
 
-def _deepest(view: View, claim: str, name: str, goal: float, what: str, digits: int) -> Finding:
+def _deepest(view: View, claim: str, name: str, goal: float, what: str) -> Finding:
     """The decoding of the best quality that reaches the goal, or else the one that comes nearest."""
-    base = view.reference
+    base = view.cost_base
     rule = (
         f"Against the dense system, at any sparsity decoded: seen if {what} falls by at least {100 * goal:.1f} %; "
         "opposite if it never falls. Shown: the decoding with the lowest WER that gets there, else the one nearest."
     )
-    falls = [(change, d) for change, d in changes_from(base, view.test_set.of(view.system), name) if d is not base]
+    falls = changes_from(base, view.pruned(), name)
     if base is None or not falls:
-        return Finding(claim, rule, UNTESTABLE, f"{what} was not measured")
+        return Finding(claim, rule, UNTESTABLE, NO_COST_BASE if base is None else f"{what} was not measured")
+    if name == "latency_s" and max(d.batch_size for d in (base, *(d for _, d in falls))) > 1:
+        return Finding(claim, rule, UNTESTABLE, BATCHED)
     enough = [(change, d) for change, d in falls if change <= -goal + 1e-9]
     best = min(enough, key=lambda item: loss(item[1])) if enough else min(falls, key=lambda item: item[0])
     fall, decoding = best
@@ -304,7 +340,7 @@ def _deepest(view: View, claim: str, name: str, goal: float, what: str, digits: 
         claim,
         rule,
         verdict,
-        f"{decoding.label} against {base.label}: {what} {old:.{digits}f} → {new:.{digits}f} ({percent(fall)}); "
+        f"{decoding.label} against {base.label}: {what} {number(old, None)} → {number(new, None)} ({percent(fall)}); "
         f"{_changes(decoding, base, with_time=False)}",
     )
 
@@ -338,16 +374,18 @@ def _changes(decoding: Decoding, base: Decoding, with_time: bool = True) -> str:
     for name, task in (("wer", "asr"), ("bleu", "st")):
         new, old = decoding.value(name, task), base.value(name, task)
         if new is not None and old is not None:
-            parts.append(f"{name.upper()} {old:.1f} → {new:.1f} ({_score_change(name, new, old)})")
+            digits = score_digits(decoding.value("n", task))
+            change = _score_change(name, new, old, digits)
+            parts.append(f"{name.upper()} {old:.{digits}f} → {new:.{digits}f} ({change})")
     time = relative(decoding.value("latency_s"), base.value("latency_s"))
     if with_time and time is not None:
         parts.append(f"latency {percent(time)}")
     return ", ".join(parts) or "no scores"
 
 
-def _score_change(name: str, new: float, old: float) -> str:
+def _score_change(name: str, new: float, old: float, digits: int) -> str:
     change = relative(new, old)
-    return f"{new - old:+.1f}" if name == "bleu" or change is None else percent(change)
+    return f"{new - old:+.{digits}f}" if name == "bleu" or change is None else percent(change)
 
 
 def _per_utterance(table: GateTable, kind: str) -> FloatArray:

@@ -77,7 +77,10 @@ def shown_scores(test_set: TestSet) -> list[tuple[str, str, str]]:
 
 def shown_prices(test_set: TestSet) -> list[tuple[str, str]]:
     """(name, axis title) of what was measured."""
-    return [p for p in PRICES if any(d.value(p[0]) is not None for d in test_set.decodings)]
+    time = f"Seconds an utterance, in batches of {test_set.batch_size}"
+    titles = {"latency_s": time} if test_set.batch_size > 1 else {}
+    known = [p for p in PRICES if any(d.value(p[0]) is not None for d in test_set.decodings)]
+    return [(name, titles.get(name, title)) for name, title in known]
 
 
 def frontier(test_set: TestSet, gated: str | None) -> Figure | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from espnet_gated.analysis.comparisons import BETTER, Comparison, Comparisons
+from espnet_gated.analysis.comparisons import BETTER, WORSE, Comparison, Comparisons
 from espnet_gated.analysis.experiment import STACKS, Decoding, TestSet
 from espnet_gated.analysis.findings import VERDICTS, Finding, View, changes_from, loss, structure_differs
 from espnet_gated.analysis.gate_stats import TOLERANCE, budgets_kept, variation
-from espnet_gated.analysis.results import OTHER_UTTERANCES
-from espnet_gated.analysis.table import percent, relative
+from espnet_gated.analysis.results import OTHER_UTTERANCES, in_batches
+from espnet_gated.analysis.table import number, percent, relative, score_digits
 
 POINTS = (
     ("sparsity 0", 0.0, 0.0),
@@ -31,7 +31,7 @@ def price_rows(view: View, comparisons: Comparisons) -> list[list[str]]:
     if base is None:
         return []
     points = [(name, d) for name, *asked in POINTS if (d := view.at(asked[0], asked[1]))]
-    falls = changes_from(base, view.test_set.of(view.system), "gflops")
+    falls = changes_from(view.cost_base, view.pruned(), "gflops")
     if deep := [d for change, d in falls if change <= -FLOPS_GOAL]:
         points.append(("60 % fewer FLOPs", min(deep, key=loss)))
     rows = []
@@ -48,6 +48,8 @@ def in_short(test_set: TestSet, gated: str | None, comparisons: Comparisons, fin
     lines = [f"{test_set.n} utterances, {len(test_set.decodings)} decodings of {', '.join(systems)}."]
     if len({d.value("n") for d in test_set.decodings}) > 1:
         lines.append(OTHER_UTTERANCES[0].upper() + OTHER_UTTERANCES[1:])
+    if batches := in_batches(d.batch_size for d in test_set.decodings):
+        lines.append(batches[0].upper() + batches[1:])
     if gated is None:
         return [*lines, "No system was decoded at a sparsity above 0, so there is nothing to say about gates."]
     view = View(test_set, gated)
@@ -73,27 +75,26 @@ def _score(d: Decoding, base: Decoding, comparisons: Comparisons, metric: str, t
         return "-"
     paired = next((c for c in comparisons.done if (c.a, c.b, c.result.metric) == (base, d, metric)), None)
     change = relative(new, old)
-    text = f"{new:.1f}, " + (difference(paired) if paired else f"{new - old:+.1f}")
+    digits = paired.digits if paired else score_digits(d.value("n", task))
+    text = f"{new:.{digits}f}, " + (difference(paired) if paired else f"{new - old:+.{digits}f}")
     return f"{text}, {percent(change)}" if metric == "wer" and change is not None else text
 
 
 def base_line(base: Decoding) -> str:
     """The system that prices are taken against, with its own numbers."""
     parts = []
-    for name, task, form in (
-        ("wer", "asr", "WER {:.1f}"),
-        ("bleu", "st", "BLEU {:.1f}"),
-        ("gflops", "all", "{:.2f} GFLOPs"),
-    ):
+    for name, task in (("wer", "asr"), ("bleu", "st")):
         if (value := base.value(name, task)) is not None:
-            parts.append(form.format(value))
+            parts.append(f"{name.upper()} {number(value, score_digits(base.value('n', task)))}")
+    if (gflops := base.value("gflops")) is not None:
+        parts.append(f"{number(gflops, None)} GFLOPs")
     if (latency := base.value("latency_s")) is not None:
         parts.append(f"{1000 * latency:.0f} ms")
     return f"{base.label} ({', '.join(parts)})"
 
 
 def _flops_line(view: View) -> list[str]:
-    known = [change for change, _ in changes_from(view.reference, view.test_set.of(view.system), "gflops")]
+    known = [change for change, _ in changes_from(view.cost_base, view.pruned(), "gflops")]
     if not known or min(known) <= -FLOPS_GOAL:
         return []
     return [f"60 % fewer FLOPs are not reached: the greatest change is {percent(min(known))}."]
@@ -110,13 +111,17 @@ def rival_lines(comparisons: Sequence[Comparison], measure: str = "") -> list[st
     same = [c for c in comparisons if c.kind == "same sparsity"]
     for rival in dict.fromkeys(c.a.system for c in same):
         of_rival = [c for c in same if c.a.system == rival]
-        won = [c for c in of_rival if c.verdict == BETTER]
-        where = ", ".join(f"{c.result.metric.upper()} at {c.b.asked[0]:g}/{c.b.asked[1]:g}" for c in won) or "nowhere"
+        won, lost = ([c for c in of_rival if c.verdict == verdict] for verdict in (BETTER, WORSE))
+        is_worse = f"; it is worse in {len(lost)}: {_places(lost)}" if lost else ""
         lines.append(
             f"{of_rival[0].b.system} beats {rival} at the same sparsity by more than the 95 % interval in {len(won)} "
-            f"of {len(of_rival)} comparisons{measure}: {where}."
+            f"of {len(of_rival)} comparisons{measure}: {_places(won) or 'nowhere'}{is_worse}."
         )
     return lines
+
+
+def _places(comparisons: Sequence[Comparison]) -> str:
+    return ", ".join(f"{c.result.metric.upper()} at {c.b.asked[0]:g}/{c.b.asked[1]:g}" for c in comparisons)
 
 
 def _search_lines(comparisons: Comparisons) -> list[str]:

@@ -23,7 +23,7 @@ from espnet_gated.analysis.results import label, language_tables
 from espnet_gated.analysis.sparsity_table import search_of, sparsity_tables
 from espnet_gated.analysis.speed import HEADER as SPEED_HEADER
 from espnet_gated.analysis.speed import STATS_FILE, speed_row
-from espnet_gated.analysis.table import number, percent, relative, text_table, with_interval
+from espnet_gated.analysis.table import number, percent, relative, score_digits, text_table, with_interval
 from espnet_gated.analysis.true_words import compare_true_words
 
 METRIC_NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF", "nll asr": "ASR", "nll st": "ST"}
@@ -72,7 +72,7 @@ def make_report(expdir: str | Path, gated: str | None = None, resamples: int = R
 def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str | None, resamples: int) -> list[str]:
     prefix = f"{test_set.title}: " if len(experiment.sets) > 1 else ""
     comparisons = compare(experiment, test_set, gated, resamples)
-    findings = published_findings(test_set, gated) if gated else []
+    findings = published_findings(test_set, gated, comparisons.done) if gated else []
     true_words = compare_true_words(test_set, gated, resamples)
     lines = in_short(test_set, gated, comparisons, findings)
     lines[-1:-1] = rival_lines(true_words, " of the likelihood of the true words")
@@ -117,10 +117,12 @@ def _systems(page: Page, prefix: str, test_set: TestSet, gated: str | None) -> N
             "much: prices by their ratio, scores by their distance from the best there is.",
         )
     base = test_set.reference(search_of(gated or ""))
-    against = f" Δ: against {base.label}; WER, GFLOPs and latency relative, BLEU absolute." if base else ""
+    against = f"Δ: against {base.label}; WER, GFLOPs and latency relative, BLEU absolute." if base else ""
     header = ["system", "reached enc/dec", "WER [95 %]", "Δ", "BLEU [95 %]", "Δ", "GFLOPs", "Δ", "Δ decoder"]
     page.table([*header, "latency", "Δ"], [_system_row(d, base) for d in test_set.decodings])
-    page.text(f"Latency and FLOPs by task are in the figure, here they are over all utterances.{against}", soft=True)
+    counts = {int(n) for d in test_set.decodings if (n := d.value("n_flops"))}
+    of = f"FLOPs are means over {' or '.join(map(str, sorted(counts)))} utterances of both tasks. " if counts else ""
+    page.text(f"Latency and FLOPs by task are in the figure, here they are over all tasks. {of}{against}", soft=True)
     counted = {t for t in TASKS for d in test_set.decodings if d.value("gflops", t) is not None}
     scored = {t for t in TASKS for d in test_set.decodings if d.value("n", t)}
     if counted and counted != scored:
@@ -156,13 +158,14 @@ def _system_row(d: Decoding, base: Decoding | None) -> list[Cell]:
             return ""
         new, old = d.value(name, task), base.value(name, task)
         if name == "bleu":
-            return "" if new is None or old is None else f"{new - old:+.1f}"
+            digits = score_digits(d.value("n", task))
+            return "" if new is None or old is None else f"{new - old:+.{digits}f}"
         rise = relative(new, old)
         return "" if rise is None else percent(rise)
 
     def interval(name: str, task: str) -> str:
         row = d.rows.get((task, "all", "all"), {})
-        return with_interval(row.get(name), row.get(f"{name}_ci"))
+        return with_interval(row.get(name), row.get(f"{name}_ci"), score_digits(row.get("n")))
 
     skipped = [number(d.value(f"skipped_{stack}"), 2) for stack in ("encoder", "decoder")]
     return [
@@ -172,7 +175,7 @@ def _system_row(d: Decoding, base: Decoding | None) -> list[Cell]:
         change("wer", "asr"),
         interval("bleu", "st"),
         change("bleu", "st"),
-        number(d.value("gflops"), 2),
+        number(d.value("gflops"), None),
         change("gflops"),
         change("gflops_decoder"),
         _seconds(d.value("latency_s")),

@@ -18,7 +18,7 @@ from espnet_gated.analysis.budget_table import read_budgets
 from espnet_gated.analysis.files import files_below
 from espnet_gated.analysis.scoring import ALL, META_FILE, SCORE_FILE, write_json
 from espnet_gated.analysis.sparsity_table import sparsity_tables
-from espnet_gated.analysis.table import markdown_table, number, pair_name, text_table, with_interval
+from espnet_gated.analysis.table import markdown_table, number, pair_name, score_digits, text_table, with_interval
 from espnet_gated.machine import cpu_name
 
 RESULTS_FILE = "results.json"
@@ -27,6 +27,8 @@ BASELINE = "espnet"
 TIMED_BY = ("machine", "threads", "processes", "device", "batch_size", "beam_size")
 """What decodings must share for their latencies to be compared."""
 TIMED_DIFFERENTLY = "the systems were timed under different conditions: do not compare their latency."
+UNSTEADY = 1.5
+"""Mean over median latency from which on the mean is not to be trusted."""
 OTHER_UTTERANCES = "the systems were decoded on different utterances: decode those anew that are of an earlier set."
 _FIRST = ("espnet", "dense", "control")
 _PACKAGES = ("espnet", "torch", "espnet_gated")
@@ -51,20 +53,21 @@ LEGEND = f"""\
 - sparsity: the share asked to be skipped, in the encoder / in the decoder; skipped: the share
   that was, mean over utterances.
 - WER in percent over the ASR utterances, BLEU and chrF over the ST utterances; brackets hold
-  bootstrap 95 % intervals over utterances.
+  bootstrap 95 % intervals over utterances (not over speakers: with few of those another set of
+  voices may differ by more).
 - `+ctc`: with CTC beside the attention decoder, for recognition; `_single`: one model for each
   sparsity, where `gated` is one for all of them.
 - GFLOPs: measured around the decoding of an utterance, mean over the utterances measured.
-- latency: mean seconds an utterance takes; RTF: total latency over total audio; speed-up: mean
-  latency of `{BASELINE}` over that of the row, on the same utterances.
+- latency: mean seconds an utterance takes (those of a batch share its time equally); RTF: total
+  latency over total audio; speed-up: mean latency of `{BASELINE}` over that of the row, on the same utterances.
 - `-`: not measured, or does not apply."""
 
-# row name, title, digits (None: three figures): the tables with one column per language
+# The tables with one column per language: row name, title, digits (None: three figures; ...: by number of utterances).
 _BY_LANGUAGE = (
-    ("wer", "WER, % (lower is better)", 1),
-    ("cer", "CER, % (lower is better)", 1),
-    ("bleu", "BLEU (higher is better)", 1),
-    ("chrf", "chrF (higher is better)", 1),
+    ("wer", "WER, % (lower is better)", ...),
+    ("cer", "CER, % (lower is better)", ...),
+    ("bleu", "BLEU (higher is better)", ...),
+    ("chrf", "chrF (higher is better)", ...),
     ("nll", "True words, nats an utterance (lower is better)", 3),
     ("skipped_encoder", "Skipped in the encoder", 2),
     ("skipped_decoder", "Skipped in the decoder", 2),
@@ -164,12 +167,14 @@ def language_tables(rows: Iterable[Row]) -> list[tuple[str, tuple[str, ...], lis
         columns = sorted({_pair(row) for row in of_task}, key=lambda pair: (pair[0] != ALL, pair))
         systems = list(dict.fromkeys(label(row) for row in of_task))
         cell = {(label(row), _pair(row)): row for row in of_task}
-        sizes = {_pair(row): row["n"] for row in of_task}
-        header = ("system", *(f"{pair_name(*pair)} (n={sizes[pair]})" for pair in columns))
         for name, title, digits in _BY_LANGUAGE:
             if all(row.get(name) is None for row in of_task):
                 continue
-            cells = [[s, *(number(cell.get((s, pair), {}).get(name), digits) for pair in columns)] for s in systems]
+            counted = "n_flops" if name == "gflops" else "n"
+            sizes = {p: max(int(row.get(counted) or 0) for row in of_task if _pair(row) == p) for p in columns}
+            header = ("system", *(f"{pair_name(*p)} (n={sizes[p]})" for p in columns))
+            behind = {p: score_digits(sizes[p]) if digits is ... else digits for p in columns}
+            cells = [[s, *(number(cell.get((s, p), {}).get(name), behind[p]) for p in columns)] for s in systems]
             tables.append((f"{task.upper()}: {title}", header, cells))
     return tables
 
@@ -186,7 +191,9 @@ def report(results: Results) -> str:
     parts.append(_environment(results))
     for (corpus, name), rows in overall(results.rows).items():
         sizes = ", ".join(sorted({str(row["n"]) for row in rows}))
-        parts.append(f"## {corpus}/{name}: all languages and tasks ({sizes} utterances)")
+        counted = ", ".join(sorted({str(row["n_flops"]) for row in rows if row.get("n_flops")}))
+        flops = f"; GFLOPs of {counted}" if counted else ""
+        parts.append(f"## {corpus}/{name}: all languages and tasks ({sizes} utterances{flops})")
         parts.append(main_table(rows, markdown=True))
     parts.append(LEGEND)
     for corpus, name in overall(results.rows):
@@ -208,6 +215,27 @@ def timed_differently(metas: Iterable[Row]) -> bool:
     return len({tuple(str(meta.get(key)) for key in TIMED_BY) for meta in metas}) > 1
 
 
+def in_batches(sizes: Iterable[int]) -> str | None:
+    """What to know of the times of decodings in batches of such sizes; ``None`` where each utterance had its own."""
+    many = sorted({size for size in sizes if size > 1})
+    if not many:
+        return None
+    said = " and ".join(map(str, many))
+    return f"decoded in batches of {said}: latency is a batch's time over its utterances, not what one of them waits."
+
+
+def unsteady(rows: Iterable[Row]) -> str | None:
+    """Which systems' mean latency is far above its median; ``None`` where no one's is."""
+    found = [
+        f"{label(row)} {row['latency_s'] / row['latency_median_s']:.1f} times"
+        for row in rows
+        if row["latency_s"] and row.get("latency_median_s") and row["latency_s"] > UNSTEADY * row["latency_median_s"]
+    ]
+    if not found:
+        return None
+    return f"mean latency is far above its median (a busy machine, or a few long utterances): {', '.join(found)}."
+
+
 def _environment(results: Results) -> str:
     """ESPnet's environment block, from what decoding wrote or else from this process."""
     metas = list(results.decode_metas.values())
@@ -222,13 +250,17 @@ def _environment(results: Results) -> str:
     lines.append(_line("threads", [m.get("threads") for m in metas], None))
     lines.append(_line("decoders side by side", [m.get("processes") for m in metas], None))
     lines.append(_line("checkpoint", [m.get("checkpoint") for m in metas], None))
+    lines.append(_line("beam size", [m.get("beam_size") for m in metas], None))
+    lines.append(_line("batch size", [m.get("batch_size") for m in metas], None))
     lines.append(_line("seed", [m.get("seed") for m in metas], None))
     for corpus, name in overall(results.rows):
         of_set = {r["decode_dir"] for r in results.rows if (r["corpus"], r["set"]) == (corpus, name)}
         if timed_differently(results.decode_metas[d] for d in of_set):
             lines.append(f"- **{corpus}/{name}: {TIMED_DIFFERENTLY}**")
-        if len({r["n"] for r in results.rows if r["task"] == ALL and r["decode_dir"] in of_set}) > 1:
-            lines.append(f"- **{corpus}/{name}: {OTHER_UTTERANCES}**")
+        tops = [r for r in results.rows if r["task"] == ALL and r["decode_dir"] in of_set]
+        batches = in_batches(int(results.decode_metas[d].get("batch_size") or 1) for d in of_set)
+        other = OTHER_UTTERANCES if len({r["n"] for r in tops}) > 1 else None
+        lines += [f"- **{corpus}/{name}: {said}**" for said in (batches, unsteady(tops), other) if said]
     return "\n".join(["## Environments", *(line for line in lines if line)])
 
 
@@ -260,14 +292,14 @@ def _commands(results: Results) -> str:
 
 
 def _main_cells(row: Row) -> list[str]:
-    speedup = row.get("speedup")
+    speedup, digits = row.get("speedup"), score_digits(row["n"])
     return [
         row["system"],
         _two(row["sparsity_encoder"], row["sparsity_decoder"]),
         _two(row["skipped_encoder"], row["skipped_decoder"], digits=2),
-        with_interval(row["wer"], row.get("wer_ci")),
-        with_interval(row["bleu"], row.get("bleu_ci")),
-        number(row["chrf"]),
+        with_interval(row["wer"], row.get("wer_ci"), digits),
+        with_interval(row["bleu"], row.get("bleu_ci"), digits),
+        number(row["chrf"], digits),
         number(row["gflops_encoder"], None),
         number(row["gflops_decoder"], None),
         number(row["gflops"], None),

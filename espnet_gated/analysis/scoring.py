@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -207,8 +208,9 @@ def read_stats(decode_dir: Path, utts: Sequence[Utterance]) -> dict[str, dict[st
             raise ScoringError(f"{file}:{number}: {message}") from None
         for name in _STATS:
             value = entry.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                message = f"{name} must be a number or null, got {value!r}"
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not is_number:
+                message = f"{name} must be a finite number or null, got {value!r}"
                 raise ScoringError(f"{file}:{number}: {utt_id}: {message}")
         if utt_id in stats:
             raise ScoringError(f"{file}:{number}: {utt_id}: id seen before")

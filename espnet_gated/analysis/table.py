@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 Row = Sequence[str]
 
+LARGE = 2000
+"""Utterances from which on hundredths of WER and BLEU are worth showing."""
+
 
 def text_table(header: Row, rows: Sequence[Row], n_left: int = 1) -> str:
     """Aligned plain text; the first ``n_left`` columns are left-aligned, numbers right."""
@@ -43,6 +46,11 @@ def number(value: float | None, digits: int | None = 1) -> str:
         before_point = math.floor(math.log10(abs(value))) + 1 if value else 3
         digits = max(0, 3 - before_point)
     return f"{value:.{digits}f}"
+
+
+def score_digits(utterances: float | None) -> int:
+    """Behind the point, of scores in percent over so many utterances."""
+    return 2 if (utterances or 0) >= LARGE else 1
 
 
 def with_interval(value: float | None, ci: Sequence[float] | None, digits: int = 1) -> str:

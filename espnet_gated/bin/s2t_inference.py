@@ -49,6 +49,7 @@ BUDGETS = ["exact", "learned", "open", "random", "fixed"]
 """``random`` masks within the budget and one ``fixed`` mask for everyone are baselines."""
 
 FIXED_MASK_UTTS = 60  # whose average logits make the one mask for everyone
+CALIBRATION_UTTS = 8  # decoded for --rtf, or a whole batch
 NLL_BATCH = 16
 """Utterances whose true words are scored together."""
 
@@ -62,7 +63,7 @@ MODEL_OPTIONS = (
 TIMED_OPTIONS = (
     *("beam_size", "ctc_weight", "ctc_tasks", "ctc_rescoring", "lm_weight", "ngram_weight", "penalty", "nbest"),
     *("exact_nbest", "maxlenratio", "minlenratio", "dtype", "quantize_s2t_model", "quantize_dtype", "interctc"),
-    *("pad_to_speech_length", "budget"),
+    *("pad_to_speech_length", "budget", "batch_size"),
 )
 """What a calibration of ``--rtf`` depends on."""
 
@@ -183,8 +184,8 @@ def _checkpoint(args: argparse.Namespace) -> str:
     return str(args.model_tag or args.s2t_model_file)
 
 
-def _pick_sparsity(args: argparse.Namespace, model: Any, requests: list[Request]) -> float:
-    """The sparsity that keeps to ``--rtf`` on this machine."""
+def _pick_sparsity(args: argparse.Namespace, model: Any, items: list[Item], contexts: Mapping[str, Any]) -> float:
+    """The sparsity that keeps to ``--rtf`` on this machine, in batches as they are asked for."""
     if args.sparsity is not None or not getattr(model, "is_gated", False):
         raise ValueError(f"rtf {args.rtf} needs a gated model and no --sparsity (--rtf)")
     checkpoint = _checkpoint(args)
@@ -197,6 +198,9 @@ def _pick_sparsity(args: argparse.Namespace, model: Any, requests: list[Request]
         "written": weights.stat().st_mtime if weights.is_file() else None,
         "device": str(model.device),
     }
+    fs = int(model.preprocessor_conf["fs"])
+    some = batches(spread(items, max(CALIBRATION_UTTS, args.batch_size)), args.batch_size, by_length=True)
+    requests = [[with_contexts(load_request(i, fs), i.utt_id, contexts) for i in batch] for batch in some]
     sparsity = load_or_calibrate(path, model, requests, options).sparsity_for(args.rtf)
     logging.info("rtf %s: sparsity %s by %s", args.rtf, sparsity, path)
     return sparsity
@@ -242,10 +246,10 @@ def decode(args: argparse.Namespace) -> None:
     if args.budget is not None and not getattr(model, "is_gated", False):
         raise ValueError(f"budget {args.budget} was asked of a dense checkpoint, which has no gates (--budget)")
     fs = int(model.preprocessor_conf["fs"])
-    if args.rtf is not None:
-        asked = (_pick_sparsity(args, model, [load_request(item, fs) for item in items[:8]]),) * 2
-        model.set_sparsity(asked, args.budget)
     contexts = find_contexts(args, model)
+    if args.rtf is not None:
+        asked = (_pick_sparsity(args, model, items, contexts),) * 2
+        model.set_sparsity(asked, args.budget)
     if args.budget == "fixed":
         model.set_sparsity(asked, "exact")
         everyone = find_items(args, every=True)  # one mask for all, in whatever process they are decoded

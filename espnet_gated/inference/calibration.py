@@ -57,7 +57,7 @@ class Calibration:
 
 
 def calibrate(
-    model: Speech2Text, requests: Sequence[Request], holds_for: Mapping[str, Any], repeats: int = 3
+    model: Speech2Text, batches: Sequence[Sequence[Request]], holds_for: Mapping[str, Any], repeats: int = 3
 ) -> Calibration:
     """Measure the real-time factor over a grid of sparsities.
 
@@ -66,32 +66,32 @@ def calibrate(
 
     Args:
         model: gated model, with its budget chosen; its sparsity is left at the last one measured.
-        requests: utterances to decode (a handful).
+        batches: utterances to decode (a handful), those of a batch together.
         holds_for: what the times depend on, for the record.
         repeats: rounds over the grid.
     """
-    seconds = sum(len(r.speech) for r in requests) / model.preprocessor_conf["fs"]
+    seconds = sum(len(r.speech) for batch in batches for r in batch) / model.preprocessor_conf["fs"]
     measured: dict[float, list[float]] = {s: [] for s in GRID}
     for _ in tqdm(range(repeats), desc="calibration", unit="round"):
         for sparsity in GRID:
             model.set_sparsity(sparsity)
             start = time.perf_counter()
-            for request in requests:
-                model.decode_batch([request])
+            for batch in batches:
+                model.decode_batch(batch)
             measured[sparsity].append((time.perf_counter() - start) / seconds)
     rtf = tuple(statistics.median(measured[s]) for s in GRID)
     return Calibration(GRID, rtf, dict(holds_for))
 
 
 def load_or_calibrate(
-    path: Path, model: Speech2Text, requests: Sequence[Request], options: Mapping[str, Any]
+    path: Path, model: Speech2Text, batches: Sequence[Sequence[Request]], options: Mapping[str, Any]
 ) -> Calibration:
     """Read a calibration of this machine and these options; measure and keep it if there is none.
 
     Args:
         path: where it is kept.
         model: gated model, with its budget chosen.
-        requests: utterances to decode (a handful).
+        batches: utterances to decode (a handful), those of a batch together.
         options: what else the times depend on: checkpoint, device, beam, … (values that JSON knows).
 
     Raises:
@@ -106,7 +106,7 @@ def load_or_calibrate(
             raise ValueError(f"{path}: not a calibration ({error}); delete it to measure anew") from None
         if found.holds_for == here:  # of files of earlier versions nobody knows
             return found
-    found = calibrate(model, requests, here)
+    found = calibrate(model, batches, here)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # other processes may be at it too
     unfinished.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")

@@ -1,17 +1,19 @@
 """What is compared with what, and how it is shown."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny_experiment import TEXT, TWO, build, run, small
 
-from espnet_gated.analysis.comparisons import LARGE, NLL, Comparison, compare
+from espnet_gated.analysis.comparisons import NLL, Comparison, compare
 from espnet_gated.analysis.experiment import Decoding, read_experiment
 from espnet_gated.analysis.findings import View
-from espnet_gated.analysis.headline import difference
+from espnet_gated.analysis.headline import difference, rival_lines
 from espnet_gated.analysis.metrics import PairedResult, paired_bootstrap
 from espnet_gated.analysis.results import gather, overall, report
+from espnet_gated.analysis.table import LARGE
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,23 @@ def test_paired_comparisons_are_the_ones_of_the_metrics(tmp_path):
     refs, a, b = ([text] * 8 for text in (TEXT, "zero zero zero four five six", "zero two three four five six"))
     assert c.result == paired_bootstrap(refs, a, b, "wer", n_resamples=50)
     assert (c.b.label, c.verdict, c.kind) == ("gated 0/0.5", "better", "same sparsity")
-    assert len(found.done) == 2 * (4 + 1)
+    assert len(found.done) == 2 * (4 + 1 + 1)  # dense to gated, fixed to gated, open to half of the decoder
+
+
+def test_a_rival_that_is_better_is_said_to_be(tmp_path):
+    experiment = read_experiment(build(tmp_path))
+    (c,) = [
+        c
+        for c in compare(experiment, experiment.sets[0], "gated", resamples=50).done
+        if c.a.system == "fixed" and c.result.metric == "wer"
+    ]
+    low, high = c.result.ci
+    lost = replace(c, result=replace(c.result, ci=(-high, -low)))
+    assert rival_lines([lost]) == [
+        "gated beats fixed at the same sparsity by more than the 95 % interval in 0 of 1 comparisons: nowhere; "
+        "it is worse in 1: WER at 0/0.5."
+    ]
+    assert rival_lines([c])[0].endswith("in 1 of 1 comparisons: WER at 0/0.5.")
 
 
 def test_the_likelihood_of_the_true_words_is_compared(tmp_path):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from espnet_gated.analysis import findings as rules
+from espnet_gated.analysis.comparisons import PRUNING_ALONE, Comparison
 from espnet_gated.analysis.experiment import Decoding, GateTable, TestSet
 from espnet_gated.analysis.findings import NOT_SEEN, OPPOSITE, SEEN, UNTESTABLE, View
+from espnet_gated.analysis.metrics import PairedResult
 
 ENCODER = ("0.feed_forward_macaron", "0.attn", "0.cgmlp", "1.attn", "1.cgmlp")
 DECODER = ("0.self_attn", "0.src_attn", "0.feed_forward")
@@ -62,13 +64,41 @@ def test_flops(gflops, expected):
     assert verdict(rules.flops_fall, decoding("control"), decoding(asked=(0.9, 0.9), gflops=gflops)) == expected
 
 
+def test_what_our_search_saves_is_not_what_gates_save():
+    """Where ESPnet's is the only dense decoding, costs are taken from the gated model at sparsity 0."""
+    espnet, whole = decoding("espnet", latency=9.0, gflops=90.0), decoding()
+    same = [decoding(asked=asked) for asked in ((0.0, 0.5), (0.5, 0.5))]
+    for rule in (rules.asr_time, rules.st_time, rules.flops_fall, rules.latency_falls):
+        assert verdict(rule, espnet, whole, *same) == OPPOSITE
+        assert verdict(rule, espnet, *same) == UNTESTABLE
+    assert verdict(rules.flops_fall, espnet, whole, decoding(asked=(0.7, 0.7), gflops=4.0)) == SEEN
+
+
+def test_times_of_batches_are_no_latencies():
+    together = [decoding(**d, decode_meta={"batch_size": 32}) for d in ({}, {"asked": (0.0, 0.5), "latency": 0.1})]
+    for rule in (rules.asr_time, rules.st_time, rules.latency_falls):
+        assert verdict(rule, *together) == UNTESTABLE
+        assert "batches" in rule(View(TestSet("mini", "test", together), "gated")).numbers
+
+
+@pytest.mark.parametrize(
+    ("ci", "free"), [((0.4, 0.5), SEEN), ((-0.4, 0.6), NOT_SEEN), ((1.2, 2.0), OPPOSITE), ((0.9, 2.0), NOT_SEEN)]
+)
+def test_few_words_decide_nothing(ci, free):
+    whole, half = decoding(), decoding(asked=(0.0, 0.5), wer=10 + sum(ci) / 2)
+    result = PairedResult("wer", 10.0, 10 + sum(ci) / 2, sum(ci) / 2, ci, 0.1, 8)
+    view = View(TestSet("mini", "test", [whole, half]), "gated", [Comparison(PRUNING_ALONE, whole, half, result)])
+    found = rules.asr_decoder_free(view)
+    assert found.verdict == free and f"{10 * ci[1]:+.1f} %" in found.numbers
+
+
 def test_flops_show_the_best_decoding_that_gets_there():
     deep = [
         decoding(asked=(s, s), gflops=g, wer=w) for s, g, w in ((0.7, 3.9, 12.0), (0.9, 2.0, 30.0), (0.5, 6.0, 9.0))
     ]
     found = rules.flops_fall(View(TestSet("mini", "test", [decoding("control"), *deep]), "gated"))
     assert (
-        "gated (0.7, 0.7)" in found.numbers and "10.0 → 3.9 (-61.0 %)" in found.numbers and "+20.0 %" in found.numbers
+        "gated (0.7, 0.7)" in found.numbers and "10.0 → 3.90 (-61.0 %)" in found.numbers and "+20.0 %" in found.numbers
     )
 
 

@@ -64,7 +64,7 @@ def test_page_is_self_contained(made):
 def test_page_says_what_was_measured(made):
     for part in (
         "mini/test (16 utterances)",
-        "gated against control (WER 16.7, BLEU 23.3, 10.00 GFLOPs, 1000 ms)",
+        "gated against control (WER 16.7, BLEU 23.3, 10.0 GFLOPs, 1000 ms)",
         "gated beats fixed at the same sparsity by more than the 95 % interval in 2 of 2 comparisons: "
         "WER at 0/0.5, BLEU at 0/0.5.",
         "No gates by token are on record",
@@ -185,7 +185,7 @@ def fails(exp: Path, capsys, *options: str) -> str:
         ({"gates_encoder": {"0.attn": 1.0}}, "gates_encoder must hold the modules of the first utterance"),
         ({"gates_decoder": dict.fromkeys(DECODER, 2.0)}, "gates_decoder: 0.self_attn must be in [0, 1], got 2.0"),
         ({"encode_s": "fast"}, "encode_s must be a number or null, got 'fast'"),
-        ({"skipped_decoder": "half"}, "skipped_decoder must be a number or null, got 'half'"),
+        ({"skipped_decoder": "half"}, "skipped_decoder must be a finite number or null, got 'half'"),
     ],
 )
 def test_broken_statistics_are_named(exp, capsys, change, says):

@@ -125,6 +125,28 @@ def test_different_machines_are_pointed_out(exp):
     assert "`Fast CPU`, `Slow CPU`" in text
 
 
+def test_what_the_times_and_flops_of_a_set_are_of(exp):
+    large = [
+        r | {"n": 3000 * r["n"], "n_flops": 18, "latency_median_s": 0.05} for r in rows("gated", 0.1, 0.5, "large")
+    ]
+    write(exp, "large/gated", large, {"batch_size": 32, "beam_size": 5})
+    text = report(gather(exp))
+    for part in (
+        "- beam size: `5`",
+        "- batch size: `32`",
+        "- **mini/large: decoded in batches of 32: latency is a batch's time over its utterances",
+        "- **mini/large: mean latency is far above its median (a busy machine, or a few long utterances): "
+        "gated 0.5/0.5 2.0 times.**",
+        "## mini/large: all languages and tasks (15000 utterances; GFLOPs of 18)",
+        "|gated|0.5/0.5|0.50/0.50|20.00 [18.00, 22.00]|33.30 [30.00, 36.00]|55.50|",
+        "### ASR: GFLOPs an utterance\n\n|system|all (n=18)|deu (n=18)|",
+        "### ASR: WER, % (lower is better)\n\n|system|all (n=9000)|deu (n=9000)|",
+        "\n|gated 0.5/0.5|20.00|",
+    ):
+        assert part in text, part
+    assert "mini/test: decoded in batches" not in text and "mini/test: mean latency" not in text
+
+
 def test_another_set_may_be_timed_otherwise(exp):
     meta = json.loads((exp / "control" / "decode_meta.json").read_text())
     write(exp, "large/control", rows("control", 0.1, 0.0, set_name="large"), meta | {"batch_size": 32})

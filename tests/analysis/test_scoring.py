@@ -291,8 +291,9 @@ def test_empty_hypotheses_are_scored(ref, tmp_path, capsys):
         (['{"utt_id": "a-1-asr"}'], "a-1-st_eng: line is missing .2 of 3"),
         (
             ['{"utt_id": "a-1-asr", "latency_s": "1s"}'],
-            ":1: a-1-asr: latency_s must be a number or null, got '1s'",
+            ":1: a-1-asr: latency_s must be a finite number or null, got '1s'",
         ),
+        (['{"utt_id": "a-1-asr", "nll": NaN}'], ":1: a-1-asr: nll must be a finite number or null, got nan"),
     ],
 )
 def test_broken_statistics(ref, tmp_path, lines, says):

@@ -337,10 +337,12 @@ def test_open_gates_were_asked_to_skip_nothing(gated_checkpoint, data_dir, tmp_p
 def test_a_wish_in_time(gated_checkpoint, data_dir, tmp_path, monkeypatch, capsys):
     """Measured once for what it holds for, and anew for another beam or other weights."""
     measured = []
+    sizes = []
     real = calibration.calibrate
 
-    def counted(*args, **options):
-        measured.append(real(*args, **options, repeats=1))
+    def counted(model, batches, *args, **options):
+        sizes.append([len(batch) for batch in batches])
+        measured.append(real(model, batches, *args, **options, repeats=1))
         return measured[-1]
 
     monkeypatch.setattr(calibration, "calibrate", counted)
@@ -354,6 +356,8 @@ def test_a_wish_in_time(gated_checkpoint, data_dir, tmp_path, monkeypatch, capsy
     assert {row["sparsity_decoder"] for row in stats_of(tmp_path / "decode").values()} == {0.0}
     assert wish() == 0 and len(measured) == 1
     assert wish(beam_size=1) == 0 and len(measured) == 2
+    assert wish(batch_size=2) == 0 and len(measured) == 3  # decoded together, as asked
+    assert set(sizes[0]) == {1} and max(sizes[2]) == 2 and measured.pop().holds_for["batch_size"] == 2
     assert wish(beam_size=1, budget="random") == 0 and len(measured) == 3
     assert measured[-1].holds_for["budget"] == "random" and measured[-1].holds_for["device"] == "cpu"
     assert list(tmp_path.glob("calibration.json*")) == [file]
