@@ -259,8 +259,8 @@ class GatedModelMixin(FurtherPasses):
     def _weight(self) -> float:
         if self.sparsity_warmup <= 0:
             return self.sparsity_weight
-        predictors = list(self.gate_predictors().values())
-        updates = int(predictors[0].num_updates) if predictors else 0
+        # A stack whose masks are final counts no further.
+        updates = max((int(p.num_updates) for p in self.gate_predictors().values()), default=0)
         return self.sparsity_weight * min(1.0, updates / self.sparsity_warmup)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,13 +43,21 @@ class FurtherPasses(AbsESPnetModel):
         self.distill_decoders_alone = distill_decoders_alone
         if distill_decoders_alone and distill_decoders <= 0:
             raise ValueError("distill_decoders_alone needs distill_decoders above 0: nothing else teaches the others")
-        if distill_decoders > 0 and all(len(target.decoders) < 2 for target in self.joint_targets):
+        several = any(len(target.decoders) > 1 for target in self.joint_targets)
+        if several and "decoder" not in self.gate_predictors():
+            raise ValueError("joint_targets with a list of decoder sparsities need a gated decoder")
+        if distill_decoders > 0 and not several:
             raise ValueError(
                 "distill_decoders needs joint_targets with a list of decoder sparsities: no decoder to teach"
             )
         self.distill_encoder, self.distill_encoder_share = distill_encoder, distill_encoder_share
         if distill_encoder > 0:
             self._check_distill_encoder()
+        if distill_weight > 0 and getattr(self, "postencoder", None) is not None:
+            raise ValueError(
+                f"distill_weight compares what CTC hears, which is not the encoder's output behind a "
+                f"{type(self.postencoder).__name__}; leave the postencoder out, or distill_weight"
+            )
         self._further_decoders: tuple[float, ...] = ()
         self._forget_passes()
 
@@ -80,6 +89,10 @@ class FurtherPasses(AbsESPnetModel):
         mismatch = self._mismatch(student) if self.distill_encoder > 0 else None
         if mismatch is not None:
             losses.append(("loss_distill_encoder", self.distill_encoder, mismatch))
+        # Data-parallel processes exchange what every one of them has: not a number stands for «not in this batch».
+        weights = {"loss_distill_decoder": self.distill_decoders, "loss_distill_encoder": self.distill_encoder}
+        for name in (name for name, weight in weights.items() if weight > 0):
+            stats[name] = torch.full((), math.nan, device=stats["loss"].device)
         total = torch.zeros(())
         for name, weight, loss in losses:
             stats[name] = loss.detach()
@@ -110,6 +123,9 @@ class FurtherPasses(AbsESPnetModel):
         """What the model says with every gate open, in evaluation mode (no dropout, no augmentation)."""
         policies = {name: p.policy for name, p in self.gate_predictors().items()}
         further, self._further_decoders = self._further_decoders, ()
+        # In evaluation ESPnet's models decode for error rates, which nobody asks for here.
+        calculators = {name: part for name, part in vars(self).items() if "error_calculator" in name}
+        vars(self).update(dict.fromkeys(calculators))
         self.eval()
         try:
             for predictor in self.gate_predictors().values():
@@ -118,6 +134,7 @@ class FurtherPasses(AbsESPnetModel):
                 super().forward(**{k: v.clone() if torch.is_tensor(v) else v for k, v in batch.items()})
         finally:
             self.train()
+            vars(self).update(calculators)
             self._further_decoders = further
             for name, predictor in self.gate_predictors().items():
                 predictor.policy = policies[name]

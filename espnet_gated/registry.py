@@ -16,7 +16,7 @@ ENCODERS = {
     "gated_transformer": "espnet_gated.encoder:GatedTransformerEncoder",
 }
 DECODERS = {"gated_transformer": "espnet_gated.decoder:GatedTransformerDecoder"}
-OPTIMIZERS = {"muon": "espnet_gated.optim:MuonAdam"}  # any task, any model
+OPTIMIZERS = {"muon": "espnet_gated.optim:MuonAdam"}  # any task below, any model
 
 # ESPnet task module → attribute holding its choices → names. Loaded when ``register`` is called.
 CLASSES: dict[str, dict[str, dict[str, str]]] = {
@@ -68,6 +68,8 @@ def register(task: str = "espnet2.tasks.s2t") -> None:
     tasks.build_gated_models(module)
     tasks.let_contexts_through()
     tasks.start_gates_anew()
+    tasks.let_workers_know()
+    tasks.plot_open_attention()
     tasks.add_optimizers({name: load(path) for name, path in OPTIMIZERS.items()})
 
 

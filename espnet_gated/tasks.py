@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask, optim_classes
+from espnet2.train import trainer
 from espnet2.train.dataset import AbsDataset
 from torch import nn
 
@@ -68,10 +69,16 @@ def gate_model(model: nn.Module, options: dict[str, Any]) -> nn.Module:
         options: of :meth:`espnet_gated.model.GatedModelMixin.init_gating`.
 
     Raises:
-        ValueError: for options that the model cannot have: no part of it is gated, or its class has no gated twin.
+        ValueError: for options that the model cannot have, as no part of it is gated; or for gated parts in a model
+            whose class has no gated twin: nothing would teach their gates.
     """
     gated_parts = any(hasattr(part, "gate_predictor") for part in model.children())
     twin = MODELS.get(type(model))
+    if gated_parts and twin is None and not isinstance(model, GatedModelMixin):
+        raise ValueError(
+            f"a {type(model).__name__} cannot have a gated encoder or decoder: nothing would teach its gates; "
+            f"models that can are {', '.join(known.__name__ for known in MODELS)}"
+        )
     if gated_parts and twin is not None:
         model.__class__ = twin
         assert isinstance(model, GatedModelMixin)
@@ -110,6 +117,61 @@ def start_gates_anew() -> None:
 
 def _predictors(model: nn.Module) -> list[GatePredictor]:
     return [module for module in model.modules() if isinstance(module, GatePredictor)]
+
+
+class _Worker:
+    """``main_worker``, which a spawned process finds in this package: so the gated names are known there, too.
+
+    With several GPUs ESPnet starts a process for each, and pickles what it shall run.
+    """
+
+    def __init__(self, original: Any):
+        self.original = original
+
+    def __get__(self, instance: Any, owner: type) -> functools.partial[None]:
+        return functools.partial(run_worker, owner)
+
+
+def run_worker(task: Any, args: argparse.Namespace) -> None:
+    """Train, in this process or in one that ESPnet started.
+
+    Args:
+        task: ESPnet task.
+        args: its options.
+    """
+    worker: Any = vars(AbsTask)["main_worker"]
+    getattr(worker, "original", worker).__func__(task, args)
+
+
+def let_workers_know() -> None:
+    """Let the processes of a multi-GPU training know the gated names (once)."""
+    worker = vars(AbsTask)["main_worker"]
+    if not isinstance(worker, _Worker):
+        setattr(AbsTask, "main_worker", _Worker(worker))  # noqa: B010
+
+
+def plot_open_attention() -> None:
+    """Let the attention that ESPnet plots after an epoch be that of the whole model (once).
+
+    Its plots want the weights of every utterance, and a closed attention has none.
+    """
+    original: Any = trainer.calculate_all_attentions
+    if hasattr(original, "opens_gates"):
+        return
+
+    @functools.wraps(original)
+    def calculate_all_attentions(model: nn.Module, batch: Any) -> Any:
+        policies = [(p, p.policy) for p in _predictors(model)]
+        try:
+            for predictor, _ in policies:
+                predictor.set_policy(budget="open")
+            return original(model, batch)
+        finally:
+            for predictor, policy in policies:
+                predictor.policy = policy
+
+    calculate_all_attentions.opens_gates = True  # type: ignore[attr-defined]
+    trainer.calculate_all_attentions = calculate_all_attentions
 
 
 def let_contexts_through() -> None:

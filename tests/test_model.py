@@ -102,8 +102,12 @@ def test_sparsity_is_learned():
     assert (before > 0.25).all() and (after < 0.2).all(), (before, after)
 
 
-def test_the_weight_warms_up():
+@pytest.mark.parametrize("freeze_steps", [0, 1])
+def test_the_weight_warms_up(freeze_steps):
+    """Also where the masks of one stack are final before the end of the warm-up."""
     model = lively(sparsity_weight=2.0, sparsity_warmup=4).train()
+    encoder = model.encoder.gate_predictor
+    encoder.config = replace(encoder.config, freeze_steps=freeze_steps)
     added = []
     for _ in range(6):
         _, stats, _ = model(**training_batch())

@@ -119,7 +119,7 @@ def test_a_pruned_pass_that_prunes_nothing_has_nothing_to_learn():
 def test_utterances_with_a_pruned_encoder_teach_nothing():
     _, passes, _, stats = whole_and_pruned(1.0, joint=((0.3, 0.5, 1.0),))
     assert len(passes) == 1
-    assert "loss_distill_encoder" not in stats
+    assert stats["loss_distill_encoder"].isnan()  # every process of a data-parallel training has the same statistics
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,15 @@ def test_a_pruned_pass_of_the_shorter_utterances():
 def test_a_teacher_needs_a_pupil():
     with pytest.raises(ValueError, match="distill_decoders needs joint_targets with a list of decoder sparsities"):
         models(FINAL, distill_decoders=1.0, joint_targets=[[0.0, 0.5, 1.0]])
+
+
+def test_a_batch_with_one_decoder_has_the_statistics_of_others():
+    several = {"joint_targets": [[0.0, [0.0, 0.5], 0.5], [0.3, 0.5, 0.5]], "targets_per": "batch"}
+    model = models(FINAL, **several, distill_decoders=1.0)[1].train()
+    found = [model(**training_batch()) for _ in range(12)]
+    values = torch.stack([stats["loss_distill_decoder"] for _, stats, _ in found])
+    assert 0 < values.isnan().sum() < 12
+    assert all(loss.isfinite() for loss, *_ in found) and len({tuple(sorted(stats)) for _, stats, _ in found}) == 1
 
 
 def test_nobody_teaches_the_previous_text():

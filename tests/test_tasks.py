@@ -1,5 +1,9 @@
 """Every gated name in every task: one word in the YAML makes a gated model that trains."""
 
+import argparse
+import pickle
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -7,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from espnet2.tasks import abs_task
+from espnet2.train import trainer
 from tiny_tasks import DECODER_CONF, DENSE, ENCODER_CONF, GATING, ROWS, SHAPE, TASKS, batch, build, labels, task_class
 from torch import Tensor
 
@@ -57,6 +62,39 @@ def test_options_of_gates_on_a_dense_model_are_an_error(task: str) -> None:
 def test_other_model_classes_have_no_gated_twin() -> None:
     with pytest.raises(ValueError, match="model_conf.context is for gated models; this one is a Linear"):
         gate_model(torch.nn.Linear(1, 1), {"context": {}})
+    with pytest.raises(ValueError, match="a MaskCTCModel cannot have a gated encoder or decoder: nothing would teach"):
+        build("asr", model="maskctc", decoder="mlm", decoder_conf=DENSE["decoder_conf"], model_conf={"ctc_weight": 0.3})
+
+
+def test_processes_that_espnet_starts_know_the_gated_names(tmp_path: Path) -> None:
+    """As with several GPUs: what they shall run is pickled, and ESPnet's task is imported before that is read."""
+    file = tmp_path / "worker"
+    file.write_bytes(pickle.dumps(task_class("asr").main_worker))
+    code = (
+        "import pickle, sys; from espnet2.tasks import asr; worker = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "assert worker.args == (asr.ASRTask,), worker\n"
+        "assert 'gated_transformer' in asr.encoder_choices.classes and 'gated' in asr.model_choices.classes"
+    )
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True)
+
+
+def test_workers_run_espnet_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, called = task_class("asr"), []
+    worker = vars(abs_task.AbsTask)["main_worker"]
+    monkeypatch.setattr(worker, "original", classmethod(lambda cls, args: called.append((cls, args))))
+    options = argparse.Namespace()
+    task.main_worker(options)
+    assert called == [(task, options)]
+
+
+def test_attention_is_plotted_of_the_whole_model() -> None:
+    """ESPnet's plots want the weights of each utterance in each attention."""
+    model = build("s2t").eval()
+    model.set_sparsity(0.9)
+    before = [p.policy for p in model.gate_predictors().values()]
+    found = trainer.calculate_all_attentions(model, batch("s2t"))
+    assert len(found) == 2 + 2 * 2 and all(len(weights) == ROWS for weights in found.values())
+    assert [p.policy for p in model.gate_predictors().values()] == before
 
 
 def test_task_without_gated_classes_is_named() -> None:
@@ -123,6 +161,21 @@ def test_distillation(task: str) -> None:
     assert stats["loss_distill"] > 0
 
 
+def test_the_teacher_is_not_asked_for_error_rates() -> None:
+    model = build("asr", model_conf={"distill_weight": 0.5, "report_cer": True, "report_wer": True})
+    calls: list[int] = []
+    model.error_calculator = lambda *inputs, **options: calls.append(1) or (0.0, 0.0)
+    model(**batch("asr"))
+    assert calls == [] and model.training and model.error_calculator is not None
+    model.eval()(**batch("asr"))
+    assert calls
+
+
+def test_distillation_behind_a_postencoder() -> None:
+    with pytest.raises(ValueError, match="compares what CTC hears, .* behind a LengthAdaptorPostEncoder"):
+        build("asr", postencoder="length_adaptor", postencoder_conf={}, model_conf={"distill_weight": 0.5})
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_distillation_of_the_encoder(task: str) -> None:
     model = build(task, model_conf={"distill_encoder": 0.5, "joint_targets": [[0.0, 0.5, 1.0]]})
@@ -146,6 +199,12 @@ def test_several_decoder_targets(task: str) -> None:
     loss.backward()
     assert float(stats["target_decoder"]) == pytest.approx(0.25)
     assert stats["loss_distill_decoder"] > 0
+
+
+@pytest.mark.parametrize("task", ["s2t", "asr"])
+def test_several_decoder_targets_need_a_gated_decoder(task: str) -> None:
+    with pytest.raises(ValueError, match="list of decoder sparsities need a gated decoder"):
+        build(task, decoder=DENSE["decoder"], decoder_conf=DENSE["decoder_conf"], model_conf=SEVERAL)
 
 
 @pytest.mark.parametrize("task", ["st", "mt"])

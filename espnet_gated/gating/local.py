@@ -254,8 +254,9 @@ def pool(features: Tensor, mask: Tensor | None = None) -> Tensor:
         mask: (B, 1, T) or (B, T), true for frames that count.
 
     Returns:
-        (B, size)
+        (B, size), in float32 at least: a sum of many frames is too large for float16.
     """
+    features = features.to(precise(features.dtype))
     if mask is None:
         return features.mean(1)
     weight = mask.reshape(mask.size(0), -1).to(features)

@@ -92,11 +92,12 @@ class GatePredictor(torch.nn.Module):
         self._last: Gates | LocalGates | None = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As in torch; thresholds only move: ``model.to(torch.bfloat16)`` would round them."""
-        thresholds = self.thresholds
+        """As in torch; in ``model.to(torch.bfloat16)`` the predictor keeps its type: rounded, it would open others."""
+        before = {name: value.detach() for name, value in self.state_dict(keep_vars=True).items()}
         super()._apply(fn, recurse)
-        if self.thresholds.dtype != precise(self.thresholds.dtype):
-            self.thresholds = thresholds.to(self.thresholds.device)
+        for name, value in self.state_dict(keep_vars=True).items():
+            if value.is_floating_point() and value.dtype != precise(value.dtype):
+                value.data = before[name].to(value.device)
         return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
@@ -177,6 +178,11 @@ class GatePredictor(torch.nn.Module):
         Returns:
             gates of the M modules, or what decides them on the way; also kept in ``last``.
         """
+        # Whatever the precision of the layers: masks of training must be those of decoding.
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self._gates(pooled)
+
+    def _gates(self, pooled: Tensor) -> Gates | LocalGates:
         gates: Gates | LocalGates | None = None
         if self.always_open or (not self.samples and self.policy.budget == "open"):
             gates = all_open(pooled.size(0), self.names, self.costs, pooled)
@@ -222,7 +228,8 @@ class GatePredictor(torch.nn.Module):
             sparsity: (B,) asked.
         """
         layer_of = torch.zeros(len(self.columns(layer)), dtype=torch.long) if self.config.hierarchy else None
-        return self._look(self.heads[str(layer)], features, known, sparsity, layer_of)
+        with torch.autocast(features.device.type, enabled=False):
+            return self._look(self.heads[str(layer)], features, known, sparsity, layer_of)
 
     def _look(self, head: Any, features: Tensor, known: Tensor, sparsity: Tensor, layer_of: Tensor | None) -> Scores:
         hidden = head.features(head.norm(features.to(head.features.weight.dtype)))

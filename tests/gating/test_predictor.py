@@ -188,13 +188,33 @@ def test_mixed_precision_trains_under_the_budget_of_float32(asked, freeze_steps)
     assert gates.skipped().tolist() == pytest.approx([asked] * 4, abs=1e-6)
 
 
+def test_mixed_precision_changes_no_logit():
+    """Masks of a training in bfloat16 are those that float32 decodes with."""
+    predictor = make()
+    predictor.current = context()
+    pooled = POOLED.bfloat16().float()
+    expected = predictor(pooled).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(predictor(pooled).logits, expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_long_audio_is_not_too_much_for_float16(masked):
+    x = torch.full((2, 1000, 3), 100.0, dtype=torch.float16)
+    mask = torch.ones(2, 1000, dtype=torch.bool) if masked else None
+    assert pool(x, mask).tolist() == [[100.0] * 3] * 2
+
+
 @pytest.mark.parametrize("dtype", HALF)
-def test_half_precision_does_not_round_thresholds(dtype):
+def test_half_precision_does_not_round_the_predictor(dtype):
     predictor = make()
     predictor.thresholds.fill_(0.3)
-    assert predictor.to(dtype).thresholds.tolist() == torch.full((2, len(THRESHOLD_SPARSITIES)), 0.3).tolist()
-    assert predictor.output.weight.dtype == dtype
-    assert predictor.double().thresholds.dtype == torch.float64
+    before = {name: value.clone() for name, value in predictor.state_dict().items()}
+    layers = torch.nn.ModuleList([predictor, torch.nn.Linear(2, 2)]).to(dtype)
+    assert layers[1].weight.dtype == dtype
+    for name, value in predictor.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert predictor.double().thresholds.dtype == predictor.output.weight.dtype == torch.float64
     assert predictor.to("meta").thresholds.is_meta
 
 
