@@ -1,6 +1,7 @@
 """The pages of docs/, one for each thing a user wants: their commands run, in this order, on seconds of noise."""
 
 import re
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "exp" / "dense").mkdir(parents=True)
     torch.save(dense, folder / "exp" / "dense" / "valid.acc.best.pth")
     make_public_model(folder / "downloads" / "owsm_v3.1_ebf_base", dense)
+    (folder / "data" / "token_list" / "bpe").mkdir(parents=True)
+    (folder / "data" / "token_list" / "bpe" / "bpe.model").write_bytes(b"pieces")
     return folder
 
 
@@ -77,7 +80,8 @@ def test_what_the_pages_have_made(project: Path) -> None:
     for trained in ("exp/gated", "exp/stock", "exp/ez/train"):
         model = Speech2Text.from_pretrained(str(project / trained), beam_size=1)
         assert model.is_gated and set(model.predictors()) == {"encoder", "decoder"}
-    assert (project / "exp/stock/packed.zip").stat().st_size > 0
+    with zipfile.ZipFile(project / "exp/stock/packed.zip") as packed:
+        assert {"data/token_list/bpe/bpe.model", "exp/stock/config.yaml"} <= set(packed.namelist())
 
 
 def test_every_page_is_run_by_a_test() -> None:

@@ -42,7 +42,7 @@ def test_the_ablation_s_models_have_names_of_their_own_in_the_tables_of_exp(plan
     calls = planned.calls("--scale", "ablation")
     trainings = [call for call in calls if call["stage"] != "10"]
     assert len(calls) == len(trainings) + 1  # and the report of all
-    names = "features context one_decoder one_both published_decoder published_both".split()
+    names = "features both one_mask dropped one_decoder one_both published_decoder published_both".split()
     assert sorted(call["gated_exp"] for call in trainings) == sorted(f"exp/s2t_gated_{name}" for name in names)
     for call in trainings:
         name = call["gated_exp"].removeprefix("exp/s2t_")
