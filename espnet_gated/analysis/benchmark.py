@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from espnet_gated.analysis.memory import PeakMemory, resident_mib
+from espnet_gated.analysis.memory import PeakMemory, give_back, resident_mib
 from espnet_gated.analysis.module_times import gate_prediction_time, module_times, open_share, open_shares
 from espnet_gated.analysis.shapes import ModelFiles, write_models
 from espnet_gated.inference.baseline import ESPnetBaseline
@@ -211,11 +211,11 @@ def load_models(settings: Settings, files: ModelFiles) -> dict[str, tuple[Any, f
         makers[dtype] = partial(Speech2Text, files.gated_config, files.checkpoint, **how, **common)
     models = {}
     for name, make in makers.items():
-        gc.collect()
+        give_back()
         before = resident_mib(settings.device)
         model = make()
         _warm_up(System(name if name == "espnet" else "dense", name, model, None), _requests(settings, -1, _fs(model)))
-        gc.collect()
+        give_back()
         after = resident_mib(settings.device)
         models[name] = model, None if before is None or after is None else after - before
     return _judged_by_ctc(settings, models) if settings.ctc_weight > 0 else models

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,16 @@ def resident_mib(device: str) -> float | None:
     if device.startswith("cuda"):
         return torch.cuda.memory_allocated(device) / _MIB
     return _status("VmRSS")
+
+
+def give_back() -> None:
+    """Return freed memory to the system, so that what is loaded next is seen: else it takes what was freed before.
+
+    Only glibc can; elsewhere that stays as it is.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class PeakMemory:

@@ -12,7 +12,7 @@ from tiny_tasks import ENCODER_CONF, INPUT, build
 
 from espnet_gated.analysis.benchmark import ROW_KEYS, Settings, load_models
 from espnet_gated.analysis.benchmark_page import BATCH_HEADER, HEADER, _by_batch_size, markdown_page
-from espnet_gated.analysis.memory import PeakMemory, resident_mib
+from espnet_gated.analysis.memory import PeakMemory, give_back, resident_mib
 from espnet_gated.analysis.module_times import Stopwatch, module_times, open_share, open_shares
 from espnet_gated.analysis.shapes import dense_config, find_config, gated_config, token_list, write_models
 from espnet_gated.bin import benchmark as command_line
@@ -248,6 +248,16 @@ def test_the_stopwatch_counts_by_key():
 
 
 @pytest.mark.skipif(resident_mib("cpu") is None, reason="the system does not tell its memory")
+@pytest.mark.skipif(resident_mib("cpu") is None, reason="the system does not tell its memory")
+def test_what_was_freed_does_not_hide_what_is_loaded():
+    blocks = [bytearray(b"x" * 2**16) for _ in range(2048)]
+    last = blocks.pop()  # behind all others: the heap cannot shrink from its end
+    high = resident_mib("cpu")
+    del blocks
+    give_back()
+    assert resident_mib("cpu") < high - 64 and last
+
+
 def test_the_peak_is_seen():
     with PeakMemory("cpu") as memory:
         block = torch.ones(64 * 2**18)  # 64 MiB
