@@ -125,7 +125,7 @@ class FurtherPasses(AbsESPnetModel):
         further, self._further_decoders = self._further_decoders, ()
         # In evaluation ESPnet's models decode for error rates, which nobody asks for here.
         calculators = {name: part for name, part in vars(self).items() if "error_calculator" in name}
-        vars(self).update(dict.fromkeys(calculators))
+        self.__dict__.update(dict.fromkeys(calculators))
         self.eval()
         try:
             for predictor in self.gate_predictors().values():
@@ -134,7 +134,7 @@ class FurtherPasses(AbsESPnetModel):
                 super().forward(**{k: v.clone() if torch.is_tensor(v) else v for k, v in batch.items()})
         finally:
             self.train()
-            vars(self).update(calculators)
+            self.__dict__.update(calculators)
             self._further_decoders = further
             for name, predictor in self.gate_predictors().items():
                 predictor.policy = policies[name]
