@@ -134,19 +134,22 @@ case "${scale}" in
         # The checkpoint is chosen by the loss on dev at a stack's own target.
         half="--decoder_conf gating.target_sparsity=0.5 --encoder_conf gating.target_sparsity"
         # One sparsity, beside the open model that teaches it …
-        one="--model_conf distill_encoder=0.0 --encoder_conf gating.anchors=[] --model_conf joint_targets"
+        one="--encoder_conf gating.anchors=[] --model_conf joint_targets"
         # … and as published: Gumbel-Softmax gates and a sparsity loss for each utterance, nothing else.
         published="--model_conf joint_targets=[] --model_conf targets_per=utterance --model_conf distill_decoders=0.0"
-        published+=" --model_conf distill_decoders_alone=false --model_conf distill_encoder=0.0 --encoder_conf gating.module_prior={}"
-        for option in sampler=gumbel anchors=[] prior=0.0 freeze_steps=0 anneal_steps=1400 warmup_steps=400 gate_speed=1.0; do
+        published+=" --model_conf distill_decoders_alone=false --model_conf context_dropout=0.1 --encoder_conf gating.module_prior={}"
+        for option in condition_on=[features,context,sparsity] sampler=gumbel anchors=[] prior=0.0 freeze_steps=0 anneal_steps=1400 warmup_steps=400 gate_speed=1.0; do
             published+=" --encoder_conf gating.${option} --decoder_conf gating.${option}"
         done
         see="gating.condition_on"
-        side_by_side features "${all}" 1160 "--encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
-            context "${all}" 1160 "--encoder_conf ${see}=[context,sparsity] --decoder_conf ${see}=[context,sparsity]"
-        side_by_side one_decoder 0.0,0.5 1025 "${one}=[[0.0,[0.0,0.5],1.0]] ${half}=0.0" \
-            one_both 0.5 1295 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]] ${half}=0.5"
-        side_by_side published_decoder 0.0,0.5 1175 "${published} ${half}=0.0" published_both 0.5 1175 "${published} ${half}=0.5"
+        side_by_side features "${all}" 1050 "--encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
+            both "${all}" 1050 "--encoder_conf ${see}=[features,context,sparsity] --decoder_conf ${see}=[features,context,sparsity]"
+        # One mask for everyone from the start; contexts that are dropped, as is usual.
+        side_by_side one_mask "${all}" 1050 "--encoder_conf ${see}=[sparsity] --decoder_conf ${see}=[sparsity]" \
+            dropped "${all}" 1050 "--model_conf context_dropout=0.1"
+        side_by_side one_decoder 0.0,0.5 945 "${one}=[[0.0,[0.0,0.5],1.0]] ${half}=0.0" \
+            one_both 0.5 1250 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]] ${half}=0.5"
+        side_by_side published_decoder 0.0,0.5 990 "${published} ${half}=0.0" published_both 0.5 990 "${published} ${half}=0.5"
         scale_options=(--nbpe 1000 --stage 10)
         ;;
     smoke)
@@ -170,9 +173,12 @@ case "${scale}" in
             shape+=" --encoder_conf ${option}"
         done
         for option in attention_heads=6 num_blocks=6 linear_units=1536; do shape+=" --decoder_conf ${option}"; done
-        # As measured on a GPU (docs/experiments.md): no intermediate CTC, both decoders learn from the labels, no (0.7, 0.7).
+        # As measured on a GPU (docs/experiments.md): no intermediate CTC, both decoders learn from the labels, the whole
+        # encoder teaches the pruned one, masks see the features too, no (0.7, 0.7).
         shape+=" --encoder_conf interctc_layer_idx=[] --model_conf interctc_weight=0.0"
-        labels="--model_conf distill_decoders_alone=false --model_conf joint_targets=[[0.0,[0.0,0.5],0.7],[0.3,0.5,0.2],[0.5,0.5,0.05]]"
+        labels="--model_conf distill_decoders_alone=false --model_conf distill_encoder=2.0 --model_conf context_dropout=0.1"
+        for stack in encoder decoder; do labels+=" --${stack}_conf gating.condition_on=[features,context,sparsity]"; done
+        labels+=" --model_conf joint_targets=[[0.0,[0.0,0.5],0.7],[0.3,0.5,0.2],[0.5,0.5,0.05]]"
         scale_options=(
             --nbpe 1000
             --ngpu 1
