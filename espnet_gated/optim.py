@@ -79,7 +79,8 @@ class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a matrix's directions have the same say.
 
     Nesterov momentum, orthogonalized, and scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982), as
-    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``; see :func:`orthogonalize` for the difference.
+    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``; see :func:`orthogonalize` for the difference. A matrix
+    whose gradient is exactly zero, as that of a module that a batch closes, stays as it is.
 
     Args:
         params: matrices.
@@ -103,8 +104,10 @@ class Muon(torch.optim.Optimizer):
                 average.lerp_(p.grad, 1 - momentum)
                 updates.append(p.grad.lerp(average, momentum))
             for p, update in zip(params, orthogonalize_all(updates), strict=True):
-                p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update.to(p), alpha=-lr * 0.2 * max(p.shape) ** 0.5)
+                # Orthogonalized, old momentum is as large as any: a module that a batch closes must not follow it.
+                used = p.grad.any().to(p)
+                p.mul_(1 - lr * group["weight_decay"] * used)
+                p.add_(update.to(p) * used, alpha=-lr * 0.2 * max(p.shape) ** 0.5)
 
 
 class MuonAdam(torch.optim.Optimizer):

@@ -110,7 +110,7 @@ def test_bfloat16_where_products_may_be(monkeypatch):
 
 
 def test_updates_are_torch_s_own(monkeypatch):
-    """The same gradients through torch's two optimizers by hand, its bfloat16 products apart."""
+    """The same gradients through torch's two optimizers by hand, its bfloat16 products and closed modules apart."""
     monkeypatch.setattr(muon_of_torch, "_zeropower_via_newtonschulz", lambda matrix, *_: orthogonalize(matrix))
     ours, by_hand = gated_model(), gated_model()
     by_hand.load_state_dict(ours.state_dict())
@@ -122,12 +122,30 @@ def test_updates_are_torch_s_own(monkeypatch):
     adam = torch.optim.AdamW(others, lr=0.01, betas=(0.8, 0.9), weight_decay=0.1)
     for seed in range(2):
         step(ours, optimizer, seed)
-        for mine, theirs in zip(ours.parameters(), by_hand.parameters(), strict=True):
-            theirs.grad = None if mine.grad is None else mine.grad.clone()
+        for (name, mine), theirs in zip(ours.named_parameters(), by_hand.parameters(), strict=True):
+            closed = mine.grad is None or (name in hidden and not mine.grad.any())  # torch's would go on moving it
+            theirs.grad = None if closed else mine.grad.clone()
         muon.step()
         adam.step()
     for (name, mine), theirs in zip(ours.named_parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_closed_module_stays_as_it_is():
+    """A gate of 0 for a whole batch gives gradients of 0: old momentum must not go on moving the module."""
+    model = gated_model()
+    optimizer = optimizer_of(model, lr=0.01)
+    for _ in range(3):
+        step(model, optimizer)
+    muon = optimizer.param_groups[0]["params"]
+    closed, opened = muon[0], muon[1]
+    before = closed.detach().clone(), opened.detach().clone()
+    closed.grad.zero_()
+    optimizer.step()
+    assert torch.equal(closed, before[0]) and not torch.equal(opened, before[1])
+    closed.grad = torch.ones_like(closed)
+    optimizer.step()
+    assert not torch.equal(closed, before[0])
 
 
 def test_a_scheduler_sets_the_pace_of_both():
