@@ -138,7 +138,7 @@ case "${scale}" in
         # … and as published: Gumbel-Softmax gates and a sparsity loss for each utterance, nothing else.
         published="--model_conf joint_targets=[] --model_conf targets_per=utterance --model_conf distill_decoders=0.0"
         published+=" --model_conf distill_decoders_alone=false --model_conf context_dropout=0.1 --encoder_conf gating.module_prior={}"
-        for option in condition_on=[features,context,sparsity] sampler=gumbel anchors=[] prior=0.0 freeze_steps=0 anneal_steps=1400 warmup_steps=400 gate_speed=1.0; do
+        for option in "condition_on=[features,context,sparsity]" sampler=gumbel anchors=[] prior=0.0 freeze_steps=0 anneal_steps=1400 warmup_steps=400 gate_speed=1.0; do
             published+=" --encoder_conf gating.${option} --decoder_conf gating.${option}"
         done
         see="gating.condition_on"
