@@ -208,7 +208,7 @@ def test_a_training_shows_steps_results_and_the_time_left():
         ),
         (
             ["--scale", "ablation", "--stage", "6", "--dense_exp", "nowhere"],
-            "context: s2t.sh: no dense model to start from: nowhere/valid.loss.best.pth (stage 5, or --dense_exp)",
+            "both: s2t.sh: no dense model to start from: nowhere/valid.loss.best.pth (stage 5, or --dense_exp)",
         ),
         (["--stage", "5", "--tag", "new"], "exp/s2t_stats_new (stage 4)"),
         (["word"], "words that are no option: word"),
