@@ -124,7 +124,7 @@ class FurtherPasses(AbsESPnetModel):
         policies = {name: p.policy for name, p in self.gate_predictors().items()}
         further, self._further_decoders = self._further_decoders, ()
         # In evaluation ESPnet's models decode for error rates, which nobody asks for here.
-        calculators = {name: part for name, part in vars(self).items() if "error_calculator" in name}
+        calculators = {name: part for name, part in self.__dict__.items() if "error_calculator" in name}
         self.__dict__.update(dict.fromkeys(calculators))
         self.eval()
         try:

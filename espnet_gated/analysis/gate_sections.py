@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from espnet_gated.analysis.experiment import STACKS, Decoding, TestSet
-from espnet_gated.analysis.findings import View
 from espnet_gated.analysis.gate_stats import (
     TOLERANCE,
     BudgetKept,
@@ -27,6 +26,7 @@ from espnet_gated.analysis.plots import (
     png,
     position_figure,
 )
+from espnet_gated.analysis.view import View
 
 LEVELS = 5
 """Sparsities shown side by side."""

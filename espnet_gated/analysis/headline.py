@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from espnet_gated.analysis.comparisons import BETTER, WORSE, Comparison, Comparisons
 from espnet_gated.analysis.experiment import STACKS, Decoding, TestSet
-from espnet_gated.analysis.findings import VERDICTS, Finding, View, changes_from, loss, structure_differs
+from espnet_gated.analysis.findings import VERDICTS, Finding, changes_from, loss, structure_differs
 from espnet_gated.analysis.gate_stats import TOLERANCE, budgets_kept, variation
 from espnet_gated.analysis.results import OTHER_UTTERANCES, in_batches
 from espnet_gated.analysis.table import number, percent, relative, score_digits
+from espnet_gated.analysis.view import View
 
 POINTS = (
     ("sparsity 0", 0.0, 0.0),

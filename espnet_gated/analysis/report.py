@@ -13,7 +13,7 @@ from espnet_gated.analysis.budget_table import read_budgets
 from espnet_gated.analysis.comparisons import BETTER, SAME, Comparison, Comparisons, compare
 from espnet_gated.analysis.environment import environment_section
 from espnet_gated.analysis.experiment import REFERENCES, TASKS, Decoding, Experiment, TestSet, read_experiment
-from espnet_gated.analysis.findings import OPPOSITE, SEEN, Finding, View, published_findings
+from espnet_gated.analysis.findings import OPPOSITE, SEEN, Finding, published_findings
 from espnet_gated.analysis.frontier import frontier
 from espnet_gated.analysis.headline import PRICE_HEADER, base_line, difference, in_short, price_rows, rival_lines
 from espnet_gated.analysis.metrics import RESAMPLES
@@ -25,6 +25,7 @@ from espnet_gated.analysis.speed import HEADER as SPEED_HEADER
 from espnet_gated.analysis.speed import STATS_FILE, speed_row
 from espnet_gated.analysis.table import number, percent, relative, score_digits, text_table, with_interval
 from espnet_gated.analysis.true_words import compare_true_words
+from espnet_gated.analysis.view import View
 
 METRIC_NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF", "nll asr": "ASR", "nll st": "ST"}
 PAIRED = "Two systems on the same utterances: paired bootstrap over utterances, 95 % intervals. The verdict is on b."

@@ -248,7 +248,6 @@ def test_the_stopwatch_counts_by_key():
 
 
 @pytest.mark.skipif(resident_mib("cpu") is None, reason="the system does not tell its memory")
-@pytest.mark.skipif(resident_mib("cpu") is None, reason="the system does not tell its memory")
 def test_what_was_freed_does_not_hide_what_is_loaded():
     blocks = [bytearray(b"x" * 2**16) for _ in range(2048)]
     last = blocks.pop()  # behind all others: the heap cannot shrink from its end
@@ -258,6 +257,7 @@ def test_what_was_freed_does_not_hide_what_is_loaded():
     assert resident_mib("cpu") < high - 64 and last
 
 
+@pytest.mark.skipif(resident_mib("cpu") is None, reason="the system does not tell its memory")
 def test_the_peak_is_seen():
     with PeakMemory("cpu") as memory:
         block = torch.ones(64 * 2**18)  # 64 MiB

@@ -9,11 +9,11 @@ from tiny_experiment import TEXT, TWO, build, run, small
 
 from espnet_gated.analysis.comparisons import NLL, Comparison, compare
 from espnet_gated.analysis.experiment import Decoding, read_experiment
-from espnet_gated.analysis.findings import View
 from espnet_gated.analysis.headline import difference, rival_lines
 from espnet_gated.analysis.metrics import PairedResult, paired_bootstrap
 from espnet_gated.analysis.results import gather, overall, report
 from espnet_gated.analysis.table import LARGE
+from espnet_gated.analysis.view import View
 
 
 @pytest.mark.parametrize(

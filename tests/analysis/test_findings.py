@@ -8,8 +8,9 @@ import pytest
 from espnet_gated.analysis import findings as rules
 from espnet_gated.analysis.comparisons import PRUNING_ALONE, Comparison
 from espnet_gated.analysis.experiment import Decoding, GateTable, TestSet
-from espnet_gated.analysis.findings import NOT_SEEN, OPPOSITE, SEEN, UNTESTABLE, View
+from espnet_gated.analysis.findings import NOT_SEEN, OPPOSITE, SEEN, UNTESTABLE
 from espnet_gated.analysis.metrics import PairedResult
+from espnet_gated.analysis.view import View
 
 ENCODER = ("0.feed_forward_macaron", "0.attn", "0.cgmlp", "1.attn", "1.cgmlp")
 DECODER = ("0.self_attn", "0.src_attn", "0.feed_forward")
