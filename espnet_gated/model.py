@@ -223,10 +223,13 @@ class GatedModelMixin(FurtherPasses):
             for name in (f.name, f"{f.name}_lengths"):
                 batch.pop(name, None)
         teacher = self._dense_posteriors(batch) if self.training and self.distill_weight > 0 else None
+        updates = [(p.num_updates, p.num_updates + 1) for p in self.gate_predictors().values()]
         with self.gating(context):
             self._forget_passes()
             with captured(self) as student:
                 loss, stats, weight = super().forward(**batch)
+            for counted, most in updates:  # a batch is one update, though MT and ST share a decoder
+                torch.minimum(counted, most, out=counted)
             if self.training:
                 loss = loss + self._taught(student, teacher, stats).to(loss)
             penalty = self._sparsity(stats)

@@ -58,6 +58,11 @@ class FurtherPasses(AbsESPnetModel):
                 f"distill_weight compares what CTC hears, which is not the encoder's output behind a "
                 f"{type(self.postencoder).__name__}; leave the postencoder out, or distill_weight"
             )
+        if distill_weight > 0 and getattr(self, "mt_weight", 0.0) > 0:
+            raise ValueError(
+                f"distill_weight compares the first pass of a batch through the decoder, which is MT's with mt_weight "
+                f"{self.mt_weight}; leave out one of the two"
+            )
         self._further_decoders: tuple[float, ...] = ()
         self._forget_passes()
 

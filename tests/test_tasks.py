@@ -136,6 +136,7 @@ def test_st_gates_its_extra_parts() -> None:
     for stack in stacks - {"extra_mt_decoder"}:  # which ESPnet 202511 builds and never calls
         assert f"sparsity_{stack}" in stats
         assert getattr(model, stack).gate_predictor.output.weight.grad.abs().sum() > 0
+        assert getattr(model, stack).gate_predictor.num_updates == 1  # MT and ST share a decoder
     model.set_sparsity(0.2, 0.6)
     assert {name: p.policy.sparsity for name, p in model.gate_predictors().items()} == {
         name: 0.6 if name.endswith("decoder") else 0.2 for name in stacks
@@ -174,6 +175,12 @@ def test_the_teacher_is_not_asked_for_error_rates() -> None:
 def test_distillation_behind_a_postencoder() -> None:
     with pytest.raises(ValueError, match="compares what CTC hears, .* behind a LengthAdaptorPostEncoder"):
         build("asr", postencoder="length_adaptor", postencoder_conf={}, model_conf={"distill_weight": 0.5})
+
+
+def test_distillation_beside_mt() -> None:
+    mt = {"extra_mt_encoder": "transformer", "extra_mt_encoder_conf": DENSE["encoder_conf"] | {"input_layer": "embed"}}
+    with pytest.raises(ValueError, match=r"first pass .* which is MT's with mt_weight 0\.3"):
+        build("st", **mt, model_conf={"mt_weight": 0.3, "mtlalpha": 0.3, "distill_weight": 0.5})
 
 
 @pytest.mark.parametrize("task", TASKS)
