@@ -10,8 +10,17 @@ from espnet_gated.analysis.experiment import Decoding, Experiment
 from espnet_gated.analysis.page import Page
 from espnet_gated.analysis.results import TIMED_DIFFERENTLY, in_batches, timed_differently, unsteady
 from espnet_gated.analysis.scoring import ALL
+from espnet_gated.analysis.training import HEADER, LEGEND, Training, against_control
 
 _LEFT_OUT = ("command", "system", "sparsity_encoder", "sparsity_decoder", "versions")
+
+
+def training_section(page: Page, trainings: Sequence[Training]) -> None:
+    """Batches and minutes of the models that were decoded; the control's beside them."""
+    if trainings:
+        page.section("Training")
+        page.table(HEADER, [t.cells for t in trainings], left=3)
+        page.text(" ".join([*against_control(list(trainings)), LEGEND]))
 
 
 def environment_section(page: Page, experiment: Experiment) -> None:

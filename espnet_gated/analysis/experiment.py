@@ -17,6 +17,7 @@ from espnet_gated.analysis.results import RESULTS_FILE, ResultsError, gather, ov
 from espnet_gated.analysis.scoring import ALL, SCORE_FILE, read_stats
 from espnet_gated.analysis.sparsity_table import pruned, search_of
 from espnet_gated.analysis.speed import STATS_FILE
+from espnet_gated.analysis.training import Training, read_trainings
 
 STACKS = ("encoder", "decoder")
 TASKS = ("asr", "st")
@@ -203,11 +204,19 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything below an experiment directory; ``unscored`` are decoding directories without scores."""
+    """Everything below an experiment directory.
+
+    Attributes:
+        expdir: the directory.
+        sets: decodings by test set.
+        unscored: decoding directories without scores.
+        trainings: of the models that were decoded.
+    """
 
     expdir: Path
     sets: Sequence[TestSet]
     unscored: Sequence[str] = ()
+    trainings: Sequence[Training] = ()
 
     @property
     def decodings(self) -> list[Decoding]:
@@ -245,7 +254,8 @@ def read_experiment(expdir: str | Path) -> Experiment:
         systems = list(dict.fromkeys(d.system for d in decodings))
         decodings.sort(key=lambda d: (systems.index(d.system), SERIES.index(d.series), d.asked))
         sets.append(TestSet(corpus, name, decodings))
-    return Experiment(expdir, sets, _unscored(expdir, {d.name for s in sets for d in s.decodings}))
+    decoded = {d.name: d.system for s in sets for d in s.decodings}
+    return Experiment(expdir, sets, _unscored(expdir, set(decoded)), read_trainings(expdir, decoded))
 
 
 def gate_table(stats: Iterable[Row], stack: str, where: object) -> GateTable | None:

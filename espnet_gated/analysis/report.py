@@ -11,7 +11,7 @@ from espnet_gated.analysis import budget_table, gate_sections
 from espnet_gated.analysis import true_words as true_words_pairs
 from espnet_gated.analysis.budget_table import read_budgets
 from espnet_gated.analysis.comparisons import BETTER, SAME, Comparison, Comparisons, compare
-from espnet_gated.analysis.environment import environment_section
+from espnet_gated.analysis.environment import environment_section, training_section
 from espnet_gated.analysis.experiment import REFERENCES, TASKS, Decoding, Experiment, TestSet, read_experiment
 from espnet_gated.analysis.findings import OPPOSITE, SEEN, Finding, published_findings
 from espnet_gated.analysis.frontier import frontier
@@ -66,6 +66,7 @@ def make_report(expdir: str | Path, gated: str | None = None, resamples: int = R
             summary += _one_set(page, experiment, test_set, test_set.gated_system(gated), resamples)
     for name in experiment.unscored:
         summary.append(f"{name}: decoded but not scored, left out")
+    training_section(page, experiment.trainings)
     environment_section(page, experiment)
     return Report(page, summary)
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from espnet_gated.analysis import budget_table
+from espnet_gated.analysis import budget_table, training
 from espnet_gated.analysis.budget_table import read_budgets
 from espnet_gated.analysis.files import files_below
 from espnet_gated.analysis.scoring import ALL, META_FILE, SCORE_FILE, write_json
@@ -97,13 +97,14 @@ class Results:
 
     ``score_metas`` and ``decode_metas`` map a decoding directory (relative to the experiment) to
     the content of its ``score_meta.json`` and ``decode_meta.json``; ``budgets`` are tables of
-    sparsity asked and reached: (heading, cells).
+    sparsity asked and reached: (heading, cells); ``trainings`` are those of the models decoded.
     """
 
     rows: list[Row] = field(default_factory=list)
     score_metas: dict[str, Row] = field(default_factory=dict)
     decode_metas: dict[str, Row] = field(default_factory=dict)
     budgets: list[tuple[str, list[list[str]]]] = field(default_factory=list)
+    trainings: list[training.Training] = field(default_factory=list)
 
     def write(self, expdir: str | Path) -> None:
         """Write ``results.json`` and ``RESULTS.md``."""
@@ -140,6 +141,7 @@ def gather(expdir: str | Path) -> Results:
     results.rows.sort(key=_order)
     _add_speedup(results.rows)
     results.budgets = read_budgets(expdir)
+    results.trainings = training.read_trainings(expdir, {row["decode_dir"]: row["system"] for row in results.rows})
     return results
 
 
@@ -205,6 +207,10 @@ def report(results: Results) -> str:
             parts += [f"### {title}", markdown_table(header, cells)]
     for heading, cells in results.budgets:
         parts += [f"## {heading}", markdown_table(budget_table.HEADER, cells), budget_table.LEGEND]
+    if results.trainings:
+        cells = [t.cells for t in results.trainings]
+        parts += ["## Training", markdown_table(training.HEADER, cells, n_left=3)]
+        parts.append(" ".join([training.LEGEND, *training.against_control(results.trainings)]))
     parts.append(_scoring_section(results))
     parts.append(_commands(results))
     return "\n\n".join(parts) + "\n"

@@ -80,6 +80,13 @@ def test_page_says_what_was_measured(made):
         assert part in made[1].text, part
 
 
+def test_page_says_how_long_a_model_was_trained(tmp_path):
+    exp = small(tmp_path)
+    line = "[vm] (trainer:394) INFO: 1epoch results: [train] loss=1, time=2 hours and 12 minutes, total_count=9\n"
+    (exp / "train.log").write_text(line)
+    assert "processes . control, gated - 1 9 132.0 1 Minutes of its epochs" in run(exp).text
+
+
 def test_terminal(made):
     directory, _, out = made
     assert "- 16 utterances, 6 decodings of control, gated, fixed." in out

@@ -210,3 +210,11 @@ def test_tables():
 )
 def test_numbers_of_cells(value, digits, text):
     assert number(value, digits) == text
+
+
+def test_minutes_of_training_are_told(exp):
+    line = "[vm] (trainer:394) INFO: 1epoch results: [train] loss=1, time=12 minutes and 30 seconds, total_count=75,\n"
+    (exp / "gated" / "train.log").write_text(line)
+    gathered = gather(exp)
+    assert [t.minutes for t in gathered.trainings] == [12.5]
+    assert "## Training" in report(gathered) and "|gated|gated|-|1|75|12.5|1|-|" in report(gathered)
