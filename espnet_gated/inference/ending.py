@@ -14,10 +14,16 @@ NEVER_POSITIVE = ("decoder", "ctc", "lm", "ngram", "scorefilter")
 
 @dataclass(frozen=True)
 class Ended:
-    """A hypothesis that has ended, and its score on the host, where the end of the search is decided."""
+    """A hypothesis that has ended, and its scores on the host, where the end of the search is decided.
+
+    Attributes:
+        score: by which hypotheses are ranked; that of the CTC rescorer is in it.
+        searched: the same without the rescorer, as running hypotheses are scored.
+    """
 
     hypothesis: Hypothesis
     score: float
+    searched: float
 
 
 @dataclass
@@ -68,9 +74,17 @@ class EndRule:
         """
         if not beam.ended:
             return False
-        if self.detect_end and end_detect([{"score": e.score, "yseq": e.hypothesis.yseq} for e in beam.ended], step):
+        if self.detect_end and self._detects_end(beam, step):
             return True
         return not self.exact_nbest and self._cannot_win(beam, step, best_running, length)
+
+    @staticmethod
+    def _detects_end(beam: Beam, step: int) -> bool:
+        """ESPnet's end detection: what has ended of late scores far below the best.
+
+        By the search's own scores: rescored, what ended too early is far below the best, be it late or not.
+        """
+        return bool(end_detect([{"score": e.searched, "yseq": e.hypothesis.yseq} for e in beam.ended], step))
 
     def _cannot_win(self, beam: Beam, step: int, best_running: float, length: int) -> bool:
         """Whether no running hypothesis can still beat the best ended one.

@@ -348,13 +348,13 @@ class CachedBeamSearch(BatchBeamSearch):
         """
         long_enough = [(u, w) for u, w in rows if step >= state.beams[u].min_length]
         found = [self._hypothesis(state, u, w, step == state.beams[u].max_length - 1) for u, w in long_enough]
-        scores = [host_total[u][w] for u, w in long_enough]
+        scores = searched = [host_total[u][w] for u, w in long_enough]
         beams = [state.beams[u] for u, _ in long_enough]
         if found and self.rescorer is not None and state.posteriors is not None:
             found = self._rescored(found, state.posteriors, state.frames, [beam.number for beam in beams])
             scores = torch.stack([h.score for h in found]).tolist()
-        for beam, hypothesis, score in zip(beams, found, scores, strict=True):
-            beam.ended.append(Ended(hypothesis, score))
+        for beam, *scored in zip(beams, found, scores, searched, strict=True):
+            beam.ended.append(Ended(*scored))
         for u, w in rows:
             state.total[u, w] = -torch.inf
 

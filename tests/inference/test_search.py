@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import torch
 from espnet.nets.batch_beam_search import BatchBeamSearch
+from espnet.nets.beam_search import Hypothesis
 from espnet.nets.scorer_interface import BatchScorerInterface
 from espnet.nets.scorers.length_bonus import LengthBonus
 from espnet2.bin.s2t_inference import ScoreFilter
@@ -16,6 +17,7 @@ from tiny import EOS, ID, SIZE, SOP, SOS, VOCAB, ctc, decide_with, decoders, fea
 
 from espnet_gated.gating.context import GatingContext, TokenContext, parse_fields
 from espnet_gated.inference.ctc import PrimedCTCPrefixScorer, rescoring
+from espnet_gated.inference.ending import Beam, Ended, EndRule
 from espnet_gated.inference.search import CachedBeamSearch
 
 PRIMER = [SOS, ID["<deu>"], ID["<asr>"], ID["<notimestamps>"]]
@@ -187,7 +189,7 @@ def test_with_gates_the_search_is_espnet_s_on_the_gated_decoder(options, seed, e
     assert_same_nbest(cached(gated, True, primer=PRIMER, **options)(memory), theirs)
 
 
-@given(options=searches, length=st.integers(1, 9), frames=st.integers(4, 9), seed=seeds, eos=eos_biases)
+@given(options=searches, length=st.integers(0, 9), frames=st.integers(4, 9), seed=seeds, eos=eos_biases)
 @settings(max_examples=60)
 @torch.no_grad()
 def test_rescoring_is_espnet_s_attention_and_then_ctc(options, length, frames, seed, eos):
@@ -200,7 +202,7 @@ def test_rescoring_is_espnet_s_attention_and_then_ctc(options, length, frames, s
     search.do_pre_beam = False
     logp = ctc().log_softmax(memory[None]).transpose(0, 1)
     expected = []
-    for hyp in search(memory, maxlenratio=-length):  # a length, so that neither search has an end detection
+    for hyp in search(memory, maxlenratio=-length):  # 0: no length, but ESPnet's end detection
         words = hyp.yseq[(hyp.yseq != EOS).nonzero().squeeze(1)][len(PRIMER) :]
         sizes = torch.tensor([frames]), torch.tensor([len(words)])
         loss = torch.nn.functional.ctc_loss(logp, words[None], *sizes, reduction="none")[0]
@@ -215,6 +217,18 @@ def test_rescoring_is_espnet_s_attention_and_then_ctc(options, length, frames, s
     assert len(early) <= len(expected)
     if possible(expected):
         assert_same_hyp(early[0], possible(expected)[0])
+
+
+def test_the_end_is_detected_by_the_search_s_own_scores():
+    """What ended too early loses by CTC: that does not mean that what still runs is worse."""
+    rule = EndRule({"decoder": 0.7}, normalize_length=False, detect_end=True, exact_nbest=False)
+    hyps = [Hypothesis(yseq=torch.zeros(n, dtype=torch.long), score=torch.tensor(-7.0)) for n in range(6, 11)]
+    beam = Beam(0, max_length=30, min_length=0)
+    lower = [-7.0 - 12.0 * (20 - n) for n in range(6, 11)]  # of 20 words, each that is missing costs 12
+    beam.ended = [Ended(h, score, -7.0) for h, score in zip(hyps, lower, strict=True)]
+    assert not rule.done(beam, step=8, best_running=-0.5, length=13)
+    beam.ended = [Ended(h, score, score) for h, score in zip(hyps, lower, strict=True)]
+    assert rule.done(beam, step=8, best_running=-0.5, length=13)
 
 
 class CountedSteps(CachedBeamSearch):
