@@ -235,4 +235,20 @@ class GatedTransformerDecoder(TransformerDecoder):
             return self.start(xs[:1], None, ys[:1]).select([0] * len(ys))
         if any(s is None or s.cache is not first.cache for s in states):
             raise ValueError("the hypotheses of one batch_score call must come from one earlier call")
-        return first.cache.select([s.row for s in states if s is not None])
+        cache = first.cache.select([s.row for s in states if s is not None])
+        return _hearing(cache, xs)
+
+
+def _hearing(cache: DecoderCache, xs: Tensor) -> DecoderCache:
+    """The cache with the encoder output of this call, which grows in ESPnet's streaming search."""
+    memory = cache.layers[0].source.memory
+    if memory.size(0) > 1:
+        if xs.shape[1:] != memory.shape[1:]:
+            raise ValueError(
+                f"the encoder output of several utterances grew from {memory.size(1)} to {xs.size(1)} frames "
+                "within a search: streaming decodes one utterance at a time"
+            )
+        return cache
+    if xs.shape[1:] == memory.shape[1:] and (xs.data_ptr() == memory.data_ptr() or torch.equal(xs[0], memory[0])):
+        return cache
+    return cache.hear(xs[:1])

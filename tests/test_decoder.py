@@ -138,6 +138,28 @@ def test_batch_score_is_espnet(name):
         dense_states = [dense.select_state(dense_states, i) for i in picked]
 
 
+def test_batch_score_hears_what_a_streaming_encoder_adds():
+    """ESPnet's online search keeps the hypotheses' states while the encoder output grows, or its window moves on."""
+    dense, gated = pair("pre_norm")
+    memory = batch()[0][0]
+    ys = torch.tensor([[SOS, 4, 7], [SOS, 4, 5]])
+    states, dense_states = [None] * 2, [None] * 2
+    for heard in (memory[:3], memory, memory[:3].clone(), memory[1:4]):
+        xs = heard.expand(len(ys), *heard.shape)
+        expected, dense_states = dense.batch_score(ys, dense_states, xs)
+        actual, states = gated.batch_score(ys, states, xs)
+        assert_same(expected, actual)
+        ys = torch.cat([ys, ys[:, -1:] - 1], dim=1)
+
+
+def test_batch_score_refuses_several_utterances_that_grow():
+    _, gated = pair("pre_norm")
+    memory, _, ys, _ = batch(rows=2)
+    _, states = gated.batch_score(ys[:, :2], [None, None], memory[:, :3])
+    with pytest.raises(ValueError, match=f"grew from 3 to {memory.size(1)} frames"):
+        gated.batch_score(ys[:, :3], states, memory)
+
+
 def test_batch_score_of_several_utterances_is_espnet():
     dense, gated = pair("pre_norm")
     memory, _, ys, _ = batch()

@@ -287,6 +287,10 @@ class DecoderCache:
             utt_of_row=tuple(new_number[u] for u in smaller.utt_of_row),
         )
 
+    def hear(self, memory: Tensor) -> DecoderCache:
+        """The cache with another encoder output (U, T', size) of the same utterances; their gates stay."""
+        return replace(self, layers=tuple(replace(c, source=SourceMemory(memory, None)) for c in self.layers))
+
     def plan(self, index: int, x: Tensor | None = None) -> LayerPlan:
         """What layer ``index`` does for the rows, whose newest positions enter it as ``x`` (rows, n, size)."""
         assert self.plans is not None
