@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -161,15 +161,20 @@ class FurtherPasses(AbsESPnetModel):
     def _calc_att_loss(self, encoder_out: Tensor, *args: Any) -> tuple[Any, ...]:
         """Attention loss, accuracy, CER and WER of a batch, over all decoder sparsities of its joint target."""
         calculate: Callable[..., tuple[Any, ...]] = super()._calc_att_loss  # type: ignore[misc]
+
+        def copied(tensors: Sequence[Any]) -> list[Any]:
+            # With a language token ESPnet's ASR model adds 1 to the lengths in place, at every call.
+            return [t.clone() if isinstance(t, Tensor) else t for t in tensors]
+
         with captured(self) as first:
-            results = [calculate(encoder_out, *args)]
+            results = [calculate(encoder_out, *copied(args))]
         for sparsity in self._further_decoders:
             with self._asking("decoder", sparsity), captured(self) as further:
                 if self.distill_decoders_alone:
                     memory, *inputs = first["decoder_call"]
                     self.decoder(memory.detach(), *inputs)
                 else:
-                    results.append(calculate(encoder_out, *args))
+                    results.append(calculate(encoder_out, *copied(args)))
             if self.distill_decoders > 0:
                 self._divergences.append(distillation_loss(further["decoder"][0], *first["decoder"]))
         return tuple(None if values[0] is None else sum(values) / len(values) for values in zip(*results, strict=True))

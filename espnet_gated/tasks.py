@@ -43,6 +43,9 @@ def _gated(original: Any) -> Any:
     def build_model(cls: Any, args: argparse.Namespace) -> Any:
         model = build(cls, args)
         lay_out_depthwise(model, DepthwiseConv1dInTraining)
+        if leaves_parameters_out(model) and not getattr(args, "unused_parameters", False):
+            logging.info("unused_parameters: true, as gates leave parameters of this model without a gradient")
+            args.unused_parameters = True  # ESPnet makes its trainer's options of these after the model
         return model
 
     def build(cls: Any, args: argparse.Namespace) -> Any:
@@ -59,6 +62,14 @@ def _gated(original: Any) -> Any:
 
     build_model.builds_gated = True  # type: ignore[attr-defined]
     return build_model
+
+
+def leaves_parameters_out(model: nn.Module) -> bool:
+    """Whether a batch may leave parameters without a gradient, which data-parallel training must be told."""
+    for predictor in _predictors(model):
+        if predictor.config.freeze_steps > 0 or "features" not in predictor.config.condition_on:
+            return True
+    return getattr(model, "targets_per", "utterance") == "batch"
 
 
 def gate_model(model: nn.Module, options: dict[str, Any]) -> nn.Module:

@@ -12,7 +12,20 @@ import pytest
 import torch
 from espnet2.tasks import abs_task
 from espnet2.train import trainer
-from tiny_tasks import DECODER_CONF, DENSE, ENCODER_CONF, GATING, ROWS, SHAPE, TASKS, batch, build, labels, task_class
+from tiny_tasks import (
+    DECODER_CONF,
+    DENSE,
+    ENCODER_CONF,
+    GATING,
+    ROWS,
+    SHAPE,
+    TASKS,
+    batch,
+    build,
+    labels,
+    options_of,
+    task_class,
+)
 from torch import Tensor
 
 import espnet_gated
@@ -46,6 +59,25 @@ def test_model_may_be_named(task: str) -> None:
     model = build(task, model="gated", model_conf={"sparsity_weight": 3.0})
     assert type(model) is TASKS[task][1]
     assert model.sparsity_weight == 3.0
+
+
+@pytest.mark.parametrize(
+    ("gating", "targets_per", "unused"),
+    [
+        ({}, "utterance", False),
+        ({"freeze_steps": 3}, "utterance", True),
+        ({"condition_on": ["context", "sparsity"]}, "utterance", True),
+        ({}, "batch", True),
+    ],
+)
+def test_data_parallel_training_is_told_of_parameters_without_a_gradient(
+    gating: dict[str, Any], targets_per: str, unused: bool
+) -> None:
+    gated = {**DECODER_CONF, "gating": {**GATING, **gating}}
+    options = options_of("s2t", decoder_conf=gated, model_conf={"targets_per": targets_per})
+    args = argparse.Namespace(**options, unused_parameters=False)
+    task_class("s2t").build_model(args)
+    assert args.unused_parameters == unused
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -206,6 +238,14 @@ def test_several_decoder_targets(task: str) -> None:
     loss.backward()
     assert float(stats["target_decoder"]) == pytest.approx(0.25)
     assert stats["loss_distill_decoder"] > 0
+
+
+def test_several_decoder_targets_behind_a_language_token() -> None:
+    """ESPnet's ASR model counts that token into the lengths in place."""
+    model = build("asr", model_conf={**SEVERAL, "lang_token_id": 3})
+    loss, stats, _ = model(**batch("asr"))
+    loss.backward()
+    assert float(stats["target_decoder"]) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("task", ["s2t", "asr"])

@@ -172,10 +172,15 @@ class GatingConfig:
         for name, value in options.items():
             if isinstance(value, list):
                 options[name] = tuple(value)
-        for name in ("temperature", "noise", "target_sparsity"):
-            value = options.get(name)
-            if isinstance(value, tuple) and len(value) != 2:
-                raise ValueError(f"gating.{name} takes two numbers, got {list(value)}")
+        for name in {"temperature", "noise", "target_sparsity"} & set(options):
+            value = options[name]
+            one_may_do = name == "target_sparsity" and not isinstance(value, tuple)
+            if not one_may_do and (not isinstance(value, tuple) or len(value) != 2):
+                shown = list(value) if isinstance(value, tuple) else value
+                raise ValueError(f"gating.{name} takes two numbers, got {shown}")
+        for name in {"anchors", "modules", "condition_on"} & set(options):
+            if not isinstance(options[name], tuple) and not (name == "modules" and options[name] is None):
+                raise ValueError(f"gating.{name} takes a list, got {options[name]!r}")
         return cls(**options)
 
 

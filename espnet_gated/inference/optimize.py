@@ -42,7 +42,9 @@ def optimize_for_inference(model: nn.Module) -> None:
     if on_cpu and ctc is not None:
         lay_out_for_many_rows(ctc)  # over OWSM's 50,002 tokens, 28.8 GFLOPs for 30 s at base's width
     if isinstance(encoder, GatedEBranchformerEncoder):
-        plain = all(type(layer.attn) is MultiHeadedAttention for layer in encoder.encoders)
+        plain = all(
+            type(layer.attn) is MultiHeadedAttention and not layer.attn.use_flash_attn for layer in encoder.encoders
+        )  # flash attention finds the lengths in the mask
         encoder.mask_optional = plain and not getattr(encoder, "ctc_trim", False)
         if on_cpu:
             _lay_out_convolutions(encoder)

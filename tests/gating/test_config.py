@@ -20,6 +20,11 @@ BAD = {
     "condition": ({"condition_on": ["weather"]}, "gating.condition_on must be one of .*got 'weather'"),
     "temperature": ({"temperature": [1.0, 0.0]}, "gating.temperature must be > 0"),
     "noise": ({"noise": [1.0]}, r"gating.noise takes two numbers, got \[1.0\]"),
+    "one noise": ({"noise": 0.5}, "gating.noise takes two numbers, got 0.5"),
+    "one temperature": ({"temperature": 1.0}, "gating.temperature takes two numbers, got 1.0"),
+    "one anchor": ({"anchors": 0.5}, "gating.anchors takes a list, got 0.5"),
+    "one module": ({"modules": "attn"}, "gating.modules takes a list, got 'attn'"),
+    "one condition": ({"condition_on": "features"}, "gating.condition_on takes a list, got 'features'"),
     "dense_prob": ({"dense_prob": 1.5}, r"gating.dense_prob must be in \[0, 1\], got 1.5"),
     "anchor_prob": ({"anchor_prob": -1}, r"gating.anchor_prob must be in \[0, 1\], got -1"),
     "anchors": (
