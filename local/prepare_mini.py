@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: find local.mini
 
-from espnet_gated.data.datadir import Utterance, write_data_dir  # noqa: E402
+from espnet_gated.data.datadir import Utterance, read_table, write_data_dir  # noqa: E402
 from local.mini import grammar, lexicon, synth  # noqa: E402
 from local.mini.grammar import Sentence  # noqa: E402
 from local.mini.synth import FS, Speech, VoiceSplit  # noqa: E402
@@ -187,7 +187,7 @@ def prepare_mini(
     if large_test < 0:
         raise ValueError(f"large_test must be a number of sentences, 0 or more, got {large_test} (--large_test)")
     audio, voices = Path(audio_dir).resolve(), synth.split_voices()
-    mark = {"scale": scale, "seed": seed, "fingerprint": fingerprint(SCALES[scale], seed)}
+    mark = {"scale": scale, "seed": seed, "fingerprint": fingerprint(SCALES[scale], seed), "audio": str(audio)}
     # the fingerprint in the path: a changed grammar never meets audio of the old one
     audio /= f"{scale}-{mark['fingerprint']}"
     draw = partial(draw_items, audio, SCALES[scale], voices, seed)
@@ -232,13 +232,19 @@ def _write_sets(
 
 
 def _is_done(stamp: Path, mark: dict[str, object], sets: Sequence[str]) -> bool:
-    """Whether a whole stamp says so, and the sets are there."""
+    """Whether a whole stamp says so, and the sets and their audio are there."""
     try:
         found = json.loads(stamp.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    there = all((stamp.parent / name / "text").is_file() for name in sets)
-    return there and isinstance(found, dict) and found.items() >= mark.items()
+    if not isinstance(found, dict) or not found.items() >= mark.items():
+        return False
+    for folder in (stamp.parent / name for name in sets):
+        if not all((folder / name).is_file() for name in ("text", "wav.scp")):
+            return False
+        if not all(Path(wav).is_file() for _, wav in read_table(folder / "wav.scp")[0].values()):
+            return False
+    return True
 
 
 def main() -> None:

@@ -233,8 +233,9 @@ def test_initial_checkpoints_are_found_among_options():
 
 def test_a_set_is_copied_with_what_is_there_now(tmp_path):
     """Files alone, and none of an earlier copy; what others wrote stays."""
-    for name in ("data", "raw", "data/split4utt"):
+    for name in ("raw", "corpus", "corpus/split4utt"):
         (tmp_path / name).mkdir()
+    (tmp_path / "data").symlink_to("corpus")
     for name in ("wav.scp", "utt2device"):
         (tmp_path / "data" / name).write_text(name)
     (tmp_path / "raw" / "utt2speaker").touch()
@@ -300,3 +301,30 @@ def test_a_training_knows_what_it_starts_from(tmp_path):
     assert trains("b.pth", contexts) and not trains("b.pth", contexts)
     (tmp_path / "speaker.ark").write_text("other vectors at the same places")
     assert trains("b.pth", contexts)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "speaker.ark").write_text("vectors")
+    (tmp_path / "utt2device").write_text(f"a {tmp_path}/elsewhere/speaker.ark:13\nb {tmp_path}/elsewhere/speaker.ark:99\n")
+    assert trains("b.pth", contexts) and not trains("b.pth", contexts)
+    (tmp_path / "elsewhere" / "speaker.ark").write_text("other vectors at the same places")
+    assert trains("b.pth", contexts) and not trains("b.pth", contexts)
+
+
+def test_a_training_that_was_cut_short_is_not_used(tmp_path):
+    """Nothing else tells a half-trained model from one that came from elsewhere."""
+    script = """
+    . utils/steps.sh
+    eval "$(sed -n "/^refuse_unfinished() {/,/^}$/p" s2t.sh)"
+    refuse_unfinished "$1"
+    """
+    assert bash(script, tmp_path).returncode == 0  # from elsewhere
+    (tmp_path / ".train.key").touch()
+    result = bash(script, tmp_path)
+    assert result.returncode == 1 and f"the training of {tmp_path} is not finished: stage 5 or 6" in result.stderr
+    (tmp_path / ".train.done").touch()
+    assert bash(script, tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(("text", "lines"), [("", 0), ("a\n", 1), ("a\nb", 2)])
+def test_a_last_line_counts_without_a_newline_too(tmp_path, text, lines):
+    (tmp_path / "text").write_text(text)
+    assert bash('. utils/steps.sh; count_lines "$1"', tmp_path / "text").stdout == f"{lines}\n"

@@ -159,6 +159,12 @@ def test_prepared_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "data" / "train" / "text").unlink()
     prepare.prepare_mini(tmp_path / "data", tmp_path / "audio", scale="smoke", seed=3)
     assert (tmp_path / "data" / "train" / "text").is_file(), "the stamp is not the data"
+    wav = Path(read_data_dir(tmp_path / "data" / "test")[-1].wav)
+    wav.unlink()
+    prepare.prepare_mini(tmp_path / "data", tmp_path / "audio", scale="smoke", seed=3)
+    assert wav.is_file(), "nor the audio"
+    prepare.prepare_mini(tmp_path / "data", tmp_path / "elsewhere", scale="smoke", seed=3)
+    assert Path(read_data_dir(tmp_path / "data" / "test")[-1].wav).is_relative_to(tmp_path / "elsewhere")
     (tmp_path / "data" / prepare.STAMP).write_text("{", encoding="utf-8")
     prepare.prepare_mini(tmp_path / "data", tmp_path / "audio", scale="smoke", seed=3)
     assert json.loads((tmp_path / "data" / prepare.STAMP).read_text(encoding="utf-8"))["sets"]

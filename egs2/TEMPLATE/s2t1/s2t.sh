@@ -143,7 +143,7 @@ set_files() {
 copy_set() {
     local name
     [ ! -f "$2/.copied" ] || while read -r name; do rm -f "$2/${name}"; done <"$2/.copied"
-    find "$1" -maxdepth 1 -xtype f ! -name '.*' -printf '%f\n' >"$2/.copied"
+    find -H "$1" -maxdepth 1 -xtype f ! -name '.*' -printf '%f\n' >"$2/.copied"
     while read -r name; do cp "$1/${name}" "$2"; done <"$2/.copied"
 }
 
@@ -187,6 +187,12 @@ train() {
     fi
 }
 
+# refuse_unfinished DIR: a training of ours that was cut short has a key already; a model from elsewhere has neither.
+refuse_unfinished() {
+    [ ! -f "$1/.train.key" ] || [ -f "$1/.train.done" ] ||
+        die "the training of $1 is not finished: stage 5 or 6 goes on with it (to take it as it is, remove $1/.train.key)"
+}
+
 # budget SET OPTIONS…: shares that the gated model skips of a set's utterances
 budget() {
     # shellcheck disable=SC2086
@@ -216,7 +222,7 @@ fi
 if in_stage 2; then
     log "Stage 2: filter (training and validation) and check (all sets)"
     for dset in "${train_set}" "${valid_set}" ${test_sets}; do
-        if begin "${raw}/${dset}" filter "${datadir}/${dset}"/{wav.scp,text,text.ctc,text.prev,utt2*} \
+        if begin "${raw}/${dset}" filter "${datadir}/${dset}"/{wav.scp,text,text.ctc,text.prev,utt2*,*.ark} \
             "${filter_args}"; then
             heads=() # all audio is decoded once
             # shellcheck disable=SC2086
@@ -267,7 +273,7 @@ if in_stage 4; then
             --output_dir "${stats_dir}" --seed "${seed}" ${s2t_args} ${dense_args} \
             --normalize none --batch_type unsorted --batch_size 20
         for kind in train valid; do # ESPnet's batches want the size of the vocabulary beside the length
-            awk -v n="$(wc -l <"${token_dir}/tokens.txt")" '{print $0 "," n}' "${stats_dir}/${kind}/text_shape" \
+            awk -v n="$(count_lines "${token_dir}/tokens.txt")" '{print $0 "," n}' "${stats_dir}/${kind}/text_shape" \
                 >"${stats_dir}/${kind}/text_shape.bpe"
         done
         finish
@@ -275,6 +281,7 @@ if in_stage 4; then
 fi
 
 precision=${matmul_precision}
+[ "${precision}" != auto ] || [ "${ngpu}" -eq 0 ] || precision=highest # it is the processor that is measured
 if [ "${precision}" = auto ] && [ "${ngpu}" -eq 0 ] && { in_stage 5 || in_stage 6; }; then
     # Measured once: all processes of a training, and trainings beside each other, have the same.
     precision=$(${python} -m espnet_gated.precision)
@@ -290,6 +297,7 @@ if in_stage 6; then
     log "Stage 6: gated fine-tuning from the dense model, and the control: the dense model trained on for as long"
     init="${dense_exp}/${inference_s2t_model}"
     [ -f "${init}" ] || die "no dense model to start from: ${init} (stage 5, or --dense_exp)"
+    refuse_unfinished "${dense_exp}"
     gated=() control=()
     [ "${needs_gated}" = false ] || gated=("${gated_exp}" "${gated_config}" "${init}" "${gated_args}")
     [ "${needs_control}" = false ] || control=("${control_exp}" "${control_config}" "${init}" "${control_args}")
@@ -326,6 +334,7 @@ if in_stage 7; then
             is_finished "${exp}" budget $(calibration) ||
                 die "the learned budget of ${exp}/${inference_s2t_model} is not calibrated (stage 6)"
         fi
+        refuse_unfinished "${exp}"
         trained="${exp}/.train.done" # a model from elsewhere may have none
         [ -f "${trained}" ] || trained="${exp}/${inference_s2t_model}"
         # shellcheck disable=SC2046

@@ -97,7 +97,7 @@ decode() {
     shift 2
     rm -rf "${dir}"/log/output.* "${dir}"/log/keys.* # of a run that was cut short, maybe with more processes
     mkdir -p "${dir}/log"
-    [ "${inference_nj}" -le "$(wc -l <"${data}/text")" ] || die "more processes than utterances in ${data}/text: ${inference_nj} (--inference_nj)"
+    [ "${inference_nj}" -le "$(count_lines "${data}/text")" ] || die "more processes than utterances in ${data}/text: ${inference_nj} (--inference_nj)"
     threads=$((OMP_NUM_THREADS > inference_nj ? OMP_NUM_THREADS / inference_nj : 1))
     split -n "r/${inference_nj}" -a 3 --numeric-suffixes=1 "${data}/text" "${dir}/log/keys."
     for job in $(seq -f '%03g' "${inference_nj}"); do

@@ -17,6 +17,11 @@ die() {
     exit 1
 }
 
+# count_lines FILE: the last one too where no newline ends it
+count_lines() {
+    awk 'END {print NR}' "$1"
+}
+
 _key_of() {
     local item
     for item in "$@"; do

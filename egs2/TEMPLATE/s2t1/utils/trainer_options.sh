@@ -39,13 +39,18 @@ initial_files() {
 }
 
 # Files of data that options name (--train_data_path_and_name_and_type FILE,name,type), such as contexts of the utterances,
-# and the arks beside them: a vector's place may stay what it was
+# with the arks beside them and those they point into: a vector's place may stay what it was
 data_files() {
     local file ark
     while read -r file; do
         echo "${file}"
-        for ark in "${file%/*}"/*.ark; do [ ! -f "${ark}" ] || echo "${ark}"; done
+        for ark in "${file%/*}"/*.ark $(arks_of "${file}"); do [ ! -f "${ark}" ] || echo "${ark}"; done
     done < <(tr -s ' =\n' '\n' <<<"$*" | sed -nE '/^--(train|valid)_data_path_and_name_and_type$/{n; s/,.*//p}')
+}
+
+# arks_of FILE: those that a table of vectors (KEY ARK:OFFSET) points into
+arks_of() {
+    [ ! -f "$1" ] || awk 'NF == 2 && sub(/:[0-9]+$/, "", $2) && !seen[$2]++ {print $2}' "$1"
 }
 
 # spaced_keys N TEXT: N ids (or all), evenly spaced, because the utterances are sorted by speaker
