@@ -302,10 +302,11 @@ def test_a_training_knows_what_it_starts_from(tmp_path):
     (tmp_path / "speaker.ark").write_text("other vectors at the same places")
     assert trains("b.pth", contexts)
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "speaker.ark").write_text("vectors")
-    (tmp_path / "utt2device").write_text(f"a {tmp_path}/elsewhere/speaker.ark:13\nb {tmp_path}/elsewhere/speaker.ark:99\n")
+    ark = tmp_path / "elsewhere" / "speaker.ark"
+    ark.write_text("vectors")
+    (tmp_path / "utt2device").write_text(f"a {ark}:13\nb {ark}:99\n")
     assert trains("b.pth", contexts) and not trains("b.pth", contexts)
-    (tmp_path / "elsewhere" / "speaker.ark").write_text("other vectors at the same places")
+    ark.write_text("other vectors at the same places")
     assert trains("b.pth", contexts) and not trains("b.pth", contexts)
 
 
