@@ -50,6 +50,12 @@ def test_the_ablation_s_models_have_names_of_their_own_in_the_tables_of_exp(plan
         assert (call["dense_exp"], call["test_sets"]) == ("exp/s2t_dense", "test")
 
 
+def test_the_ablation_ends_with_the_report_whichever_stage_it_began_with(planned):
+    """A further call of the recipe from there would decode again what ./run.sh has decoded."""
+    calls = planned.calls("--scale", "ablation", "--stage", "7")
+    assert [call["stage"] for call in calls] == ["7"] * 8 + ["10"]
+
+
 def test_the_larger_model_decodes_what_the_mini_one_does(planned):
     (call,) = planned.calls("--scale", "base")
     assert (call["gated_exp"], call["control_exp"]) == ("base/exp/s2t_gated", "base/exp/s2t_control")

@@ -150,7 +150,8 @@ case "${scale}" in
         side_by_side one_decoder 0.0,0.5 945 "${one}=[[0.0,[0.0,0.5],1.0]] ${half}=0.0" \
             one_both 0.5 1250 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]] ${half}=0.5"
         side_by_side published_decoder 0.0,0.5 990 "${published} ${half}=0.0" published_both 0.5 990 "${published} ${half}=0.5"
-        scale_options=(--nbpe 1000 --stage 10)
+        recipe --nbpe 1000 "${options[@]}" --stage 10 # whichever stage the trainings were asked to begin with
+        exit
         ;;
     smoke)
         scale_options=(
