@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(p.parent for p in ROOT.glob("egs2/*/s2t1/run.sh"))
 # what may differ between the gated model and its control: the classes and their gates,
 CLASSES = ("encoder", "encoder_conf", "decoder", "decoder_conf", "model", "model_conf", "unused_parameters")
-# and the number of steps: a gated step costs more, and the control gets the same minutes
+# and the number of steps: the control gets the same minutes
 STEPS = ("num_iters_per_epoch", "max_epoch", "scheduler_conf")
 
 
@@ -22,7 +22,8 @@ def test_the_control_is_trained_like_the_gated_model(recipe):
     gated, control = (load(recipe, f"train_s2t_{kind}.yaml") for kind in ("gated", "control"))
     # without num_iters_per_epoch an epoch is once through the data
     steps = [config.get("num_iters_per_epoch", 1) * config["max_epoch"] for config in (gated, control)]
-    assert steps[1] >= steps[0]
+    if recipe.parent.name != "mini":  # whose gated steps are cheaper: test_equal_compute.py counts their FLOPs
+        assert steps[1] >= steps[0]
     for config in (gated, control):
         for name in (*CLASSES, *STEPS):
             config.pop(name, None)

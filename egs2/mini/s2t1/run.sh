@@ -142,14 +142,14 @@ case "${scale}" in
             published+=" --encoder_conf gating.${option} --decoder_conf gating.${option}"
         done
         see="gating.condition_on"
-        side_by_side features "${all}" 1050 "--encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
-            both "${all}" 1050 "--encoder_conf ${see}=[features,context,sparsity] --decoder_conf ${see}=[features,context,sparsity]"
+        side_by_side features "${all}" 1290 "--encoder_conf ${see}=[features,sparsity] --decoder_conf ${see}=[features,sparsity]" \
+            both "${all}" 1290 "--encoder_conf ${see}=[features,context,sparsity] --decoder_conf ${see}=[features,context,sparsity]"
         # One mask for everyone from the start; contexts that are dropped, as is usual.
-        side_by_side one_mask "${all}" 1050 "--encoder_conf ${see}=[sparsity] --decoder_conf ${see}=[sparsity]" \
-            dropped "${all}" 1050 "--model_conf context_dropout=0.1"
-        side_by_side one_decoder 0.0,0.5 945 "${one}=[[0.0,[0.0,0.5],1.0]] ${half}=0.0" \
-            one_both 0.5 1250 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]] ${half}=0.5"
-        side_by_side published_decoder 0.0,0.5 990 "${published} ${half}=0.0" published_both 0.5 990 "${published} ${half}=0.5"
+        side_by_side one_mask "${all}" 1290 "--encoder_conf ${see}=[sparsity] --decoder_conf ${see}=[sparsity]" \
+            dropped "${all}" 1290 "--model_conf context_dropout=0.1"
+        side_by_side one_decoder 0.0,0.5 1035 "${one}=[[0.0,[0.0,0.5],1.0]] ${half}=0.0" \
+            one_both 0.5 1370 "${one}=[[0.0,[0.0,0.5],0.3],[0.5,0.5,0.7]] ${half}=0.5"
+        side_by_side published_decoder 0.0,0.5 1085 "${published} ${half}=0.0" published_both 0.5 1085 "${published} ${half}=0.5"
         recipe --nbpe 1000 "${options[@]}" --stage 10 # whichever stage the trainings were asked to begin with
         exit
         ;;
