@@ -21,7 +21,7 @@ TOKENS += [f"piece{number}" for number in range(985)] + ["<sos>", "<eos>", "<sop
 # A gated step takes longer for its FLOPs, as its products are smaller: in four pairs of trainings beside each other
 # (docs/experiments.md, «Equal minutes») its minutes were 1.12 to 1.15 times what is counted here.
 MINUTES = 1.13
-SLACK = 1.03  # the clock of two trainings beside each other is no better than that; today's recipe took 0.6 % more
+SLACK = 1.03  # minutes are known no better from FLOPs than those four say; by the clock today's recipe took 0.6 % more
 
 
 def model_of(kind: str) -> tuple[torch.nn.Module, dict[str, Any]]:

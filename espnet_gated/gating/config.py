@@ -170,17 +170,14 @@ class GatingConfig:
             if name not in known:
                 raise ValueError(f"unknown option gating.{name}; known are {', '.join(sorted(known))}")
         for name, value in options.items():
-            if isinstance(value, list):
-                options[name] = tuple(value)
-        for name in {"temperature", "noise", "target_sparsity"} & set(options):
-            value = options[name]
-            one_may_do = name == "target_sparsity" and not isinstance(value, tuple)
-            if not one_may_do and (not isinstance(value, tuple) or len(value) != 2):
-                shown = list(value) if isinstance(value, tuple) else value
-                raise ValueError(f"gating.{name} takes two numbers, got {shown}")
-        for name in {"anchors", "modules", "condition_on"} & set(options):
-            if not isinstance(options[name], tuple) and not (name == "modules" and options[name] is None):
-                raise ValueError(f"gating.{name} takes a list, got {options[name]!r}")
+            several = isinstance(value, list | tuple)
+            is_pair = name in ("temperature", "noise") or (name == "target_sparsity" and several)
+            if is_pair and not (several and len(value) == 2):
+                raise ValueError(f"gating.{name} takes two numbers, got {value}")
+            is_list = name in ("anchors", "condition_on") or (name == "modules" and value is not None)
+            if is_list and not several:
+                raise ValueError(f"gating.{name} takes a list, got {value!r}")
+            options[name] = tuple(value) if several else value
         return cls(**options)
 
 

@@ -282,7 +282,7 @@ fi
 
 precision=${matmul_precision}
 [ "${precision}" != auto ] || [ "${ngpu}" -eq 0 ] || precision=highest # it is the processor that is measured
-if [ "${precision}" = auto ] && [ "${ngpu}" -eq 0 ] && { in_stage 5 || in_stage 6; }; then
+if [ "${precision}" = auto ] && { in_stage 5 || in_stage 6; }; then
     # Measured once: all processes of a training, and trainings beside each other, have the same.
     precision=$(${python} -m espnet_gated.precision)
     log "Precision of training on this CPU: ${precision} (--matmul_precision auto)"
