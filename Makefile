@@ -61,9 +61,9 @@ $(STAMP): requirements.lock setup.py
 		echo "Making $(VENV)"; \
 		$(PYTHON) -m venv --clear $(VENV); \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --compile-bytecode --build-constraints requirements.lock \
+	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --compile-bytecode --build-constraints requirements.lock \
 		-r requirements.lock
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --no-deps --no-build-isolation -e .
+	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
 # Exact versions for every Python and platform in setup.py's ranges. LOCK_ARGS=--upgrade takes the newest.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
+
+from espnet_gated.swap import dense_training, gated_training, training_yaml
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ def find_files(model: str) -> PretrainedFiles:
     """Find the files of a model.
 
     Args:
-        model: a folder as published (with ``meta.yaml``) or of an experiment (``config.yaml`` and one ``.pth``), or a
-            tag for the package ``espnet_model_zoo``.
+        model: a folder as published (with ``meta.yaml``) or of an experiment (``config.yaml`` and checkpoints, of which
+            :func:`_rank` chooses), or a tag for the package ``espnet_model_zoo``.
 
     Raises:
         ValueError: for a folder without them, or a tag where the package is missing.
@@ -40,10 +43,10 @@ def find_files(model: str) -> PretrainedFiles:
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     tokens = config.get("token_list")
     if isinstance(tokens, str):
-        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
+        tokens = _named(config_file, "token_list", tokens).read_text(encoding="utf-8").splitlines()
     if not tokens:
         raise ValueError(f"{config_file}: has no token_list (--model)")
-    return PretrainedFiles(config_file, checkpoint, _bpe_model(root, config_file, config), tokens)
+    return PretrainedFiles(config_file, checkpoint, _named(config_file, "bpemodel", config.get("bpemodel")), tokens)
 
 
 def model_files(folder: Path) -> dict[str, str]:
@@ -56,11 +59,30 @@ def model_files(folder: Path) -> dict[str, str]:
         found = find_files(str(folder))
         named = {"s2t_train_config": found.config, "s2t_model_file": found.checkpoint, "bpemodel": found.bpe_model}
         return {name: str(path) for name, path in named.items()}
-    config = folder / "config.yaml"
-    checkpoints = sorted(folder.glob("*.pth"), key=_rank)
-    if not config.is_file() or not checkpoints:
-        raise ValueError(f"{folder}: needs config.yaml and a .pth file (--model_tag)")
-    return {"s2t_train_config": str(config), "s2t_model_file": str(checkpoints[0])}
+    config, checkpoint = _of_experiment(folder, "--model_tag")
+    return {"s2t_train_config": str(config), "s2t_model_file": str(checkpoint)}
+
+
+@contextmanager
+def readable_config(config_file: str | Path) -> Iterator[Path]:
+    """The configuration, or a copy that names the statistics of ``global_mvn`` where they lie now.
+
+    A packed or published model names them from its own folder, and ESPnet looks from the working directory.
+
+    Raises:
+        ValueError: for statistics that are not there.
+    """
+    config_file = Path(config_file)
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    stats = (config.get("normalize_conf") or {}).get("stats_file")
+    if config.get("normalize") != "global_mvn" or stats is None or Path(stats).is_file():
+        yield config_file
+        return
+    config["normalize_conf"]["stats_file"] = str(_named(config_file, "normalize_conf stats_file", stats).resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "config.yaml"
+        copy.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+        yield copy
 
 
 def _rank(checkpoint: Path) -> tuple[bool, bool, bool, str]:
@@ -72,7 +94,9 @@ def _rank(checkpoint: Path) -> tuple[bool, bool, bool, str]:
 
 
 def use_pretrained(model: str, output_dir: str | Path, langs: Iterable[str], tasks: Iterable[str]) -> PretrainedFiles:
-    """Put ``bpe.model``, ``tokens.txt`` and a link ``model.pth`` into ``output_dir``.
+    """Put what a training needs into ``output_dir``: tokens, a link to the checkpoint, and YAML of this very model.
+
+    ``bpe.model``, ``tokens.txt``, ``model.pth``, ``train_dense.yaml`` and ``train_gated.yaml``.
 
     Args:
         model: see :func:`find_files`.
@@ -80,7 +104,8 @@ def use_pretrained(model: str, output_dir: str | Path, langs: Iterable[str], tas
         langs, tasks: names without brackets that the model's token list must have.
 
     Raises:
-        ValueError: for a model whose files are missing, or that does not know a language or task.
+        ValueError: for a model whose files are missing, that does not know a language or task, or that has nothing
+            with a gated twin.
     """
     files = find_files(model)
     known = set(files.token_list)
@@ -88,10 +113,22 @@ def use_pretrained(model: str, output_dir: str | Path, langs: Iterable[str], tas
     if missing:
         raise ValueError(f"{model}: its token list has no {', '.join(missing)} (--langs, --tasks)")
     output_dir = Path(output_dir)
+    config = yaml.safe_load(files.config.read_text(encoding="utf-8"))
+    dense = dense_training(config, output_dir.resolve())
+    stats = (dense.get("normalize_conf") or {}).get("stats_file")
+    if stats is not None:
+        dense["normalize_conf"]["stats_file"] = str(_named(files.config, "normalize_conf stats_file", stats).resolve())
+    made_of = f"of {files.config}"
+    texts = {
+        "tokens.txt": "".join(f"{token}\n" for token in files.token_list),
+        "train_dense.yaml": training_yaml(dense, f"Dense fine-tuning {made_of}."),
+        "train_gated.yaml": training_yaml(gated_training(dense), f"Fine-tuning with gates {made_of}."),
+    }
     output_dir.mkdir(parents=True, exist_ok=True)
-    temp = output_dir / ".tokens.txt.tmp"
-    temp.write_text("".join(f"{token}\n" for token in files.token_list), encoding="utf-8")
-    os.replace(temp, output_dir / "tokens.txt")
+    for name, text in texts.items():
+        temp = output_dir / f".{name}.tmp"
+        temp.write_text(text, encoding="utf-8")
+        os.replace(temp, output_dir / name)
     temp = output_dir / ".bpe.model.tmp"
     shutil.copyfile(files.bpe_model, temp)
     os.replace(temp, output_dir / "bpe.model")
@@ -111,10 +148,15 @@ def _in_folder(root: Path) -> tuple[Path, Path]:
             return root / told["yaml_files"]["s2t_train_config"], root / told["files"]["s2t_model_file"]
         except (KeyError, TypeError):
             raise ValueError(f"{meta}: names no s2t_train_config and s2t_model_file (--model)") from None
-    checkpoints = sorted(root.glob("*.pth"))
-    if not (root / "config.yaml").is_file() or len(checkpoints) != 1:
-        raise ValueError(f"{root}: needs meta.yaml, or config.yaml and one .pth, found {len(checkpoints)} (--model)")
-    return root / "config.yaml", checkpoints[0]
+    return _of_experiment(root, "--model")
+
+
+def _of_experiment(folder: Path, option: str) -> tuple[Path, Path]:
+    """Configuration and the checkpoint that :func:`_rank` prefers."""
+    config, checkpoints = folder / "config.yaml", sorted(folder.glob("*.pth"), key=_rank)
+    if not config.is_file() or not checkpoints:
+        raise ValueError(f"{folder}: needs config.yaml and a .pth file, or the meta.yaml of a packed model ({option})")
+    return config, checkpoints[0]
 
 
 def _of_tag(tag: str) -> tuple[Path, Path]:
@@ -126,12 +168,13 @@ def _of_tag(tag: str) -> tuple[Path, Path]:
     return Path(files["s2t_train_config"]), Path(files["s2t_model_file"])
 
 
-def _bpe_model(root: Path, config_file: Path, config: dict[str, Any]) -> Path:
-    """The sentencepiece model that the configuration names, wherever the folder was moved."""
-    name = config.get("bpemodel")
+def _named(config_file: Path, option: str, name: str | None) -> Path:
+    """A file that a configuration names, wherever its folder was moved: from here, a folder above it, or beside it."""
     if not name:
-        raise ValueError(f"{config_file}: names no bpemodel (--model)")
-    for path in (root / name, Path(name), config_file.parent / Path(name).name):
+        raise ValueError(f"{config_file}: names no {option} (--model)")
+    for path in (Path(name), *(folder / name for folder in config_file.resolve().parents)):
         if path.is_file():
             return path
-    raise ValueError(f"{config_file}: its bpemodel {name} is not there (--model)")
+    if (beside := config_file.parent / Path(name).name).is_file():
+        return beside
+    raise ValueError(f"{config_file}: its {option} {name} is not there (--model)")

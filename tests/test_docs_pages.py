@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from espnet2.tasks.s2t import S2TTask
-from tiny_project import CONFIG, ROOT, TOKENS, commands, gated, make_data, run, with_data, write_config
+from tiny_project import CONFIG, ROOT, commands, gated, make_data, run, with_data, write_config
 
 from espnet_gated import Speech2Text
 
@@ -27,7 +27,8 @@ def blocks(page: str) -> list[tuple[str, str]]:
 def make_public_model(folder: Path, weights: dict[str, torch.Tensor]) -> None:
     """A model as the hub has it."""
     folder.mkdir(parents=True)
-    write_config(folder / "config.yaml", {"token_list": TOKENS, "bpemodel": "bpe.model"})
+    left_by_training = {"version": "202511", "distributed": False, "train_shape_file": ["theirs"]}
+    write_config(folder / "config.yaml", CONFIG | left_by_training | {"bpemodel": "bpe.model"})
     (folder / "bpe.model").write_bytes(b"pieces")
     torch.save(weights, folder / "valid.ave.pth")
     files = {"s2t_model_file": "valid.ave.pth"}

@@ -3,7 +3,9 @@
 import subprocess
 
 import pytest
-from planned_recipe import ROOT, bash
+from planned_recipe import ROOT, PlannedRecipe, bash
+
+from espnet_gated.model import gating_options
 
 MINI = ROOT / "egs2" / "mini" / "s2t1"
 
@@ -115,6 +117,17 @@ def test_what_other_inputs_left_behind(tmp_path, mode):
         assert not list(old[0].glob("decode*")), "scores of other weights"
 
 
+def test_a_step_that_cannot_be_begun_is_not_taken_for_finished(tmp_path):
+    """``set -e`` does not look into the condition of an ``if``."""
+    (tmp_path / "input").write_text("1")
+    (tmp_path / "out").write_text("a file in the place of the folder")
+    result = step(tmp_path)
+    assert result.returncode == 1
+    assert f"cannot write {tmp_path}/out/.work.key" in result.stderr
+    assert "finished before" not in result.stdout
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_failing_command_shows_the_end_of_its_log(tmp_path):
     script = '. utils/steps.sh\nrun "$1/log/x.log" p bash -c "echo one; echo two >&2; exit 7"'
     result = bash(script, tmp_path)
@@ -211,6 +224,10 @@ def test_a_training_shows_steps_results_and_the_time_left():
             "both: s2t.sh: no dense model to start from: nowhere/valid.loss.best.pth (stage 5, or --dense_exp)",
         ),
         (["--stage", "5", "--tag", "new"], "exp/s2t_stats_new (stage 4)"),
+        (
+            ["--gated_args", "--max_epoch 2 --encoder_conf gating.freeze_steps=500"],
+            "the control has no gates: '--encoder_conf gating.freeze_steps=500'. Say which of --gated_args are for it",
+        ),
         (["word"], "words that are no option: word"),
         (["--expdir", "my exp"], "no white space, please: 'my exp' (--expdir)"),
     ],
@@ -221,6 +238,52 @@ def test_a_recipe_refuses_before_it_starts(tmp_path, args, message):
     assert result.returncode != 0
     assert message in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("separator", [" ", "="])
+def test_options_of_gates_are_told_from_others(separator):
+    """All that a gated model takes beside ESPnet's options, and none of those."""
+
+    def found(options):
+        result = bash('. utils/trainer_options.sh; options_of_gates "$1"', options)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    for option in gating_options():
+        given = f"--model_conf{separator}{option}=1"
+        assert found(f"--max_epoch 2 {given} --lr 3") == given
+    for stack in ("encoder", "decoder"):
+        given = f"--{stack}_conf{separator}gating.anchors=[]"
+        assert found(f"--max_epoch 2 {given} --{stack}_conf gating.prior=1") == given
+    assert found("--max_epoch 2 --model_conf ctc_weight=0.5 --encoder_conf dropout_rate=0.1") == ""
+    assert found("") == found(" ") == ""
+
+
+def test_a_control_with_options_of_its_own_is_not_refused(tmp_path):
+    planned = PlannedRecipe(tmp_path, "mini")
+    gates = ("--gated_args", "--encoder_conf gating.freeze_steps=500")
+    assert planned.calls(*gates, "--control_args", " ")
+    assert planned.calls(*gates, "--systems", "dense gated")
+    assert planned.calls(*gates, "--stage", "7")
+
+
+@pytest.mark.parametrize("recipe", ["mini", "asterisk", "europarl_st", "fleurs", "mtedx", "must_c"])
+def test_help_tells_of_the_recipe_and_of_the_stages(recipe):
+    result = subprocess.run(
+        [ROOT / "egs2" / recipe / "s2t1" / "run.sh", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert "./run.sh --" in result.stdout and "Stages: 1 data" in result.stdout
+    own = {"mini": "--scale large_test", "asterisk": "--mini_model FILE"}.get(recipe, "--init_model")
+    assert own in result.stdout
+
+
+@pytest.mark.parametrize("option", ["corpus_dir", "smoke_dir"])
+def test_white_space_in_places_of_corpora_is_refused(option):
+    command = [ROOT / "egs2" / "fleurs" / "s2t1" / "run.sh", f"--{option}", "/tmp/my corpus"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert f"no white space, please: '/tmp/my corpus' (--{option})" in result.stderr
 
 
 def test_initial_checkpoints_are_found_among_options():

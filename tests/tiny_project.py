@@ -87,20 +87,20 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
 def run(command: str) -> None:
     """Run a command line of a page without starting another interpreter (ESPnet's import takes ten seconds)."""
     words = shlex.split(command.replace("\\\n", " "), comments=True)
-    if words[:3] == ["python", "-m", "espnet_gated"]:
-        launcher.main(words[3:])
-    elif words[:2] == ["python", "-m"]:
-        assert importlib.import_module(words[2]).main(words[3:]) in (0, None)
-    else:
-        assert words[0] == "python", command
-        old = sys.argv
-        sys.argv = [str(ROOT / words[1]), *words[2:]]
-        try:
+    old = sys.argv  # ESPnet's defaults come from there
+    try:
+        if words[:3] == ["python", "-m", "espnet_gated"]:
+            launcher.main(words[3:])
+        elif words[:2] == ["python", "-m"]:
+            assert importlib.import_module(words[2]).main(words[3:]) in (0, None)
+        else:
+            assert words[0] == "python", command
+            sys.argv = [str(ROOT / words[1]), *words[2:]]
             runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as end:
-            assert not end.code, f"{command}: {end.code}"
-        finally:
-            sys.argv = old
+    except SystemExit as end:
+        assert not end.code, f"{command}: {end.code}"
+    finally:
+        sys.argv = old
 
 
 def commands(block: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Read audio files of any rate and format; the one place that opens them.
 
 libsndfile reads wav, flac, mp3 and ogg (Vorbis and Opus), :mod:`espnet_gated.data.g722` raw G.722; what else there is
-(m4a, webm, ...) goes to torchcodec or ffmpeg (:mod:`espnet_gated.data.ffmpeg`).
+(m4a, webm, ...) goes to torchcodec or ffmpeg (:mod:`espnet_gated.data.ffmpeg`). ``file.ark:offset`` is audio in an
+archive (:mod:`espnet_gated.data.ark`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from espnet_gated.data import ffmpeg
+from espnet_gated.data import ark, ffmpeg
 
 if TYPE_CHECKING:  # torch takes seconds to import: who only looks into data directories does without
     import torchaudio
@@ -73,10 +74,15 @@ class AudioRange:
         return self.high - self.low < SILENCE
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether the file exists, or the archive that ``file.ark:offset`` points into."""
+    return (ark.archive_of(path) or Path(path)).is_file()
+
+
 def is_native(path: str | Path) -> bool:
     """Whether libsndfile, and with it ESPnet's loader of training data, reads files of this suffix."""
     path = Path(path)
-    return not _is_g722(path) and not ffmpeg.is_needed(path)
+    return not _is_g722(path) and not ffmpeg.is_needed(path) and ark.archive_of(path) is None
 
 
 def audio_info(path: str | Path) -> AudioInfo:
@@ -90,6 +96,9 @@ def audio_info(path: str | Path) -> AudioInfo:
     if _is_g722(path):
         return AudioInfo(G722_RATE, 1, G722_SAMPLES_PER_OCTET * path.stat().st_size)
     try:
+        if ark.archive_of(path) is not None:
+            rate, samples = ark.read(path)
+            return AudioInfo(rate, samples.shape[1], len(samples))
         if ffmpeg.is_needed(path):
             return AudioInfo(*ffmpeg.probe(path))
         info = soundfile.info(path)
@@ -233,6 +242,9 @@ def _resampler(rate: int, fs: int, path: str) -> torchaudio.transforms.Resample:
 
 
 def _decode(path: Path, fs: int) -> Samples:
+    if ark.archive_of(path) is not None:
+        rate, channels = ark.read(path)
+        return resample(channels.mean(axis=1, dtype=np.float32), rate, fs, path)
     if not _is_g722(path):
         return ffmpeg.decode(path, fs)
     from espnet_gated.data import g722  # compiled by numba when first used
@@ -246,10 +258,9 @@ def _is_g722(path: Path) -> bool:
 
 
 def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_file():
+    if not is_there(path):
         raise AudioError(f"{path}: no such audio file")
-    return path
+    return Path(path)
 
 
 def _unreadable(path: Path, error: Exception) -> AudioError:

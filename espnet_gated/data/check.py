@@ -152,7 +152,8 @@ def _token_problems(
         if token not in known
     ]
     for utt in utts:
-        for what, token in (("language", f"<{utt.lang}>"), ("task", f"<{utt.task}>")):
+        times = [("time", time) for time in dict.fromkeys(utt.times)]
+        for what, token in (("language", f"<{utt.lang}>"), ("task", f"<{utt.task}>"), *times):
             if token not in known:
                 message = f"{what} token {token} is not in the token list {token_list}"
                 line = texts[utt.utt_id][0]

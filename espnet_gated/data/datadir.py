@@ -4,6 +4,7 @@ A directory holds, sorted by utterance id and in UTF-8::
 
     wav.scp           utt path
     text              utt <deu><asr><notimestamps> Der Arzt ...
+                      (or with times, as OWSM's: <deu><asr><0.00> Der Arzt ...<2.30>)
     text.prev         utt <na>
     text.ctc          utt source transcript without special tokens (<na> where there is none)
     utt2spk           utt spk
@@ -33,7 +34,8 @@ TASK_RULE = "asr, or st_ and a target language such as st_eng"
 _LANG = re.compile(r"[a-z]{3}")
 _TASK = re.compile(r"asr|st_[a-z]{3}")
 _SPECIAL = re.compile(r"<[^<>\s]+>")
-_TEXT_LINE = re.compile(r"<([^<>\s]+)><([^<>\s]+)><notimestamps>(?:\s+(.*))?", re.DOTALL)
+_TIME = re.compile(r"<\d+\.\d\d>")
+_TEXT_LINE = re.compile(r"<([^<>\s]+)><([^<>\s]+)>(?:<notimestamps>(?:\s+(.*))?|(<\d+\.\d\d>.*))", re.DOTALL)
 
 
 class DataDirError(ValueError):
@@ -73,6 +75,7 @@ class Utterance:
         text_ctc: source transcript, or ``<na>`` where there is none.
         num_samples: length of the audio in samples.
         text_prev: text before this utterance, or ``<na>``.
+        timed: ``text`` with the times of its parts, where the directory has them.
     """
 
     utt_id: str
@@ -84,11 +87,17 @@ class Utterance:
     text_ctc: str
     num_samples: int
     text_prev: str = NO_TEXT
+    timed: str | None = None
 
     @property
     def text_line(self) -> str:
         """The text with its language, task and timestamp tokens, as in the file ``text``."""
-        return f"<{self.lang}><{self.task}>{TIMESTAMP_TOKEN} {self.text}"
+        return f"<{self.lang}><{self.task}>" + (self.timed or f"{TIMESTAMP_TOKEN} {self.text}")
+
+    @property
+    def times(self) -> list[str]:
+        """The time tokens of the text."""
+        return _TIME.findall(self.timed or "")
 
     @property
     def target_lang(self) -> str:
@@ -110,6 +119,30 @@ COLUMNS: dict[str, Callable[[Utterance], str]] = {
 FILES = (*COLUMNS, "spk2utt")
 
 
+def symbols_of(text: str) -> tuple[str, str] | None:
+    """Language and task that a line of ``text`` begins with, without brackets; ``None`` where it does not."""
+    match = re.match(r"<([^<>\s]+)><([^<>\s]+)>", text)
+    return None if match is None or not _TASK.fullmatch(match.group(2)) else (match.group(1), match.group(2))
+
+
+def without_times(text: str) -> str:
+    """A line of ``text`` without its times: ``<deu><asr><0.00> ja<0.50>`` → ``<deu><asr><notimestamps> ja``."""
+    match = _TEXT_LINE.fullmatch(text)
+    if match is None or match.group(4) is None:
+        return text
+    return f"<{match.group(1)}><{match.group(2)}>{TIMESTAMP_TOKEN} {_words(match.group(4))}"
+
+
+def words_of(text: str) -> str:
+    """The words of a line of ``text``, without special tokens in front and times; of words alone themselves."""
+    match = _TEXT_LINE.fullmatch(text)
+    return text if match is None else _words(match.group(4) or match.group(3) or "")
+
+
+def _words(timed: str) -> str:
+    return " ".join(_TIME.sub(" ", timed).split())
+
+
 def utterance_faults(utt: Utterance) -> list[tuple[str, str]]:
     """All that is wrong with one utterance, as (file it belongs to, message)."""
     faults = []
@@ -128,6 +161,8 @@ def utterance_faults(utt: Utterance) -> list[tuple[str, str]]:
     if not _TASK.fullmatch(utt.task):
         faults.append(("utt2task", f"task must be {TASK_RULE}; got {utt.task!r}"))
     faults += _text_faults("text", utt.text, allow_na=False)
+    if utt.timed is not None and not (_is_line(utt.timed) and _words(utt.timed) == utt.text):
+        faults.append(("text", f"text with times must be the text and times alone, got {utt.timed[:60]!r}"))
     faults += _text_faults("text.ctc", utt.text_ctc, allow_na=True)
     faults += _text_faults("text.prev", utt.text_prev, allow_na=True)
     if utt.num_samples <= 0:
@@ -156,7 +191,7 @@ def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
     try:
         for name, value in COLUMNS.items():
             _write_table(temp / name, ((u.utt_id, value(u)) for u in utts))
-        _write_table(temp / "spk2utt", sorted(_spk2utt(utts).items()))
+        _write_table(temp / "spk2utt", spk2utt_of((u.utt_id, u.spk) for u in utts).items())
         temp.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         swap_in(temp, path)
     finally:
@@ -285,8 +320,8 @@ def _assemble(path: Path, utt_id: str, tables: Mapping[str, Table]) -> tuple[Utt
 
     match = _TEXT_LINE.fullmatch(row["text"])
     if match is None:
-        problem("text", f"must start with <lang><task>{TIMESTAMP_TOKEN}, got {row['text'][:60]!r}")
-    for name, token in zip(("utt2lang", "utt2task"), match.groups() if match else (), strict=False):
+        problem("text", f"must start with <lang><task>{TIMESTAMP_TOKEN} or a time, got {row['text'][:60]!r}")
+    for name, token in zip(("utt2lang", "utt2task"), match.groups()[:2] if match else (), strict=False):
         if token != row[name]:
             problem("text", f"has <{token}> where {name} says {row[name]!r}")
     if not re.fullmatch(r"-?\d+", row["utt2num_samples"]):
@@ -299,10 +334,11 @@ def _assemble(path: Path, utt_id: str, tables: Mapping[str, Table]) -> tuple[Utt
         spk=row["utt2spk"],
         lang=row["utt2lang"],
         task=row["utt2task"],
-        text=match.group(3) or "",
+        text=(match.group(3) or "") if match.group(4) is None else _words(match.group(4)),
         text_ctc=row["text.ctc"],
         num_samples=int(row["utt2num_samples"]),
         text_prev=row["text.prev"],
+        timed=match.group(4),
     )
     for name, message in utterance_faults(utt):
         problem(name, message)
@@ -358,11 +394,12 @@ def _is_line(value: str) -> bool:
     return value == value.strip() and "\t" not in value and len(value.splitlines()) == 1
 
 
-def _spk2utt(utts: list[Utterance]) -> dict[str, str]:
+def spk2utt_of(utt2spk: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The lines of ``spk2utt``, sorted by speaker, out of pairs of utterance and speaker."""
     members: dict[str, list[str]] = {}
-    for utt in utts:
-        members.setdefault(utt.spk, []).append(utt.utt_id)
-    return {spk: " ".join(ids) for spk, ids in members.items()}
+    for utt_id, spk in utt2spk:
+        members.setdefault(spk, []).append(utt_id)
+    return {spk: " ".join(members[spk]) for spk in sorted(members)}
 
 
 def _write_table(file: Path, rows: Iterable[tuple[str, str]]) -> None:

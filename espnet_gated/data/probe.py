@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from espnet_gated.data.audio import AudioError, AudioInfo, audio_info, decode_audio, is_native
+from espnet_gated.data.audio import AudioError, AudioInfo, audio_info, decode_audio, is_native, is_there
 from espnet_gated.data.ffmpeg import MissingDecoderError
 
 LENGTH_SLACK = 0.1  # seconds by which the head of a file without an exact length may be wrong
@@ -91,7 +91,7 @@ class AudioProbe:
     def _head(self, wav: str) -> AudioInfo:
         if wav.rstrip().endswith("|"):
             raise _BadAudioError("pipe", f"Kaldi pipes are not supported, write the audio to a file: {wav!r}")
-        if not Path(wav).is_file():
+        if not is_there(wav):
             raise _BadAudioError("missing-audio", f"audio file is missing: {wav}")
         if not self.any_format and not is_native(wav):
             message = f"training does not read {Path(wav).suffix}, only decoding does (--any_format true): {wav}"

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_gated.data.audio import AudioError, audio_info, read_audio
+from espnet_gated.data.audio import AudioError, audio_info, is_there, read_audio
+from espnet_gated.data.datadir import symbols_of
 from espnet_gated.data.ffmpeg import MissingDecoderError
 from espnet_gated.inference.request import Request
 
@@ -50,8 +51,9 @@ def read_items(wav_scp: Path, context_dir: Path | None, key_file: Path | None = 
     """List the utterances of a ``wav.scp``.
 
     Args:
-        wav_scp: ``utt path``.
-        context_dir: directory that may hold ``utt2lang`` and ``utt2task``.
+        wav_scp: ``utt path``, where a path may be ``file.ark:offset``.
+        context_dir: directory that may hold ``utt2lang`` and ``utt2task``, or else ``text`` that begins with both, as
+            ESPnet's recipes of OWSM write it.
         key_file: only the ids in its first column.
 
     Raises:
@@ -68,17 +70,29 @@ def read_items(wav_scp: Path, context_dir: Path | None, key_file: Path | None = 
         if unknown:
             raise DecodeInputError(f"{key_file}: utterance {unknown[0]} is not in {wav_scp}")
         wavs = {utt: wavs[utt] for utt in wanted}
-    tables = {}
-    for name in ("utt2lang", "utt2task"):
-        path = None if context_dir is None else context_dir / name
-        tables[name] = read_table(path) if path is not None and path.is_file() else {}
     for utt, wav in wavs.items():
-        if not Path(wav).is_file():
+        if wav.endswith("|"):
+            raise DecodeInputError(
+                f"{wav_scp}: utterance {utt}: pipes are not run here: {wav} (ESPnet's format_wav_scp.sh writes files)"
+            )
+        if not is_there(wav):
             raise DecodeInputError(f"{wav_scp}: utterance {utt}: audio {wav} does not exist")
-    return [
-        Item(utt, symbol(tables["utt2lang"].get(utt)), symbol(tables["utt2task"].get(utt)), wav)
-        for utt, wav in wavs.items()
-    ]
+    langs, tasks = ({}, {}) if context_dir is None else _langs_and_tasks(context_dir)
+    return [Item(utt, symbol(langs.get(utt)), symbol(tasks.get(utt)), wav) for utt, wav in wavs.items()]
+
+
+def _langs_and_tasks(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Of the utterances of a data directory, as far as it tells."""
+    found: list[dict[str, str]] = []
+    for place, name in enumerate(("utt2lang", "utt2task")):
+        if (folder / name).is_file():
+            found.append(read_table(folder / name))
+        elif (folder / "text").is_file():
+            told = ((utt, symbols_of(text)) for utt, text in read_table(folder / "text").items())
+            found.append({utt: symbols[place] for utt, symbols in told if symbols is not None})
+        else:
+            found.append({})
+    return found[0], found[1]
 
 
 def of_each_task(items: Sequence[Item]) -> list[list[Item]]:

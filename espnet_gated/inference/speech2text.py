@@ -23,7 +23,7 @@ from espnet_gated.inference.long_form import LongForm, Segment, decode_long
 from espnet_gated.inference.optimize import leave_out_interctc, optimize_for_inference, quantize_for_inference
 from espnet_gated.inference.request import DecodeStats, Request, Speech, refuse_partial_ar
 from espnet_gated.inference.search import CachedBeamSearch
-from espnet_gated.pretrained import model_files
+from espnet_gated.pretrained import model_files, readable_config
 from espnet_gated.twin import gate_in_place, load_weights
 
 Result = list[tuple[str | None, list[str], list[int], str | None, Hypothesis]]
@@ -87,14 +87,15 @@ class Speech2Text(EncodesRequests, ESPnetSpeech2Text):
         refuse_partial_ar(kwargs)
         if s2t_train_config is None and s2t_model_file is not None:
             s2t_train_config = Path(s2t_model_file).parent / "config.yaml"
+        if s2t_train_config is None:
+            raise ValueError("a model needs its configuration (--s2t_train_config)")
         for path in (s2t_train_config, s2t_model_file):
             if path is not None and not Path(path).is_file():
                 raise ValueError(f"{path}: no such file")
         # ESPnet would unpickle the checkpoint and quantise before we can gate: both are done here instead.
         modules = quantize_modules or ["Linear"]
-        super().__init__(
-            s2t_train_config, None, *args, quantize_modules=modules, quantize_dtype=quantize_dtype, **kwargs
-        )
+        with readable_config(s2t_train_config) as config:
+            super().__init__(config, None, *args, quantize_modules=modules, quantize_dtype=quantize_dtype, **kwargs)
         if -1.0 < self.maxlenratio < 0.0:
             raise ValueError(f"maxlenratio must be 0, above 0 or at most -1, got {self.maxlenratio} (--maxlenratio)")
         self.predict_time = predict_time  # not told above: ESPnet refuses it beside CTC even if that only rescores

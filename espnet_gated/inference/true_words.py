@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from espnet_gated.data.datadir import without_times
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
 
@@ -27,11 +28,14 @@ def text_ids(model: Speech2Text, primer: Sequence[int], text: str) -> list[int]:
     Args:
         model: its tokens.
         primer: what the search starts with, up to its last token.
-        text: as in ESPnet's ``text``, ``<deu><asr><notimestamps> words``; or the words alone.
+        text: as in ESPnet's ``text``, ``<deu><asr><notimestamps> words``; or the words alone. Times are left out,
+            unless they are to be predicted.
 
     Raises:
         TextError: if the text starts with other symbols than the primer.
     """
+    if primer[-1] == model.converter.token2id[model.preprocessor_conf["notime_symbol"]]:
+        text = without_times(text)
     to_ids = lambda words: [int(i) for i in model.converter.tokens2ids(model.tokenizer.text2tokens(words))]  # noqa: E731
     ids = to_ids(text)
     symbols = list(primer)[list(primer).index(model.s2t_model.sos) + 1 :]

@@ -43,7 +43,7 @@ control_config=conf/train_s2t_control.yaml
 s2t_args=            # options of ESPnet's trainer, for every training
 dense_args=          # … for the dense one
 gated_args=          # … for gated fine-tuning
-control_args=        # … for the control (default: gated_args)
+control_args=        # … for the control (default: gated_args; where those are about gates too, to be given: " " for none)
 dense_exp=           # an existing dense experiment, in place of stage 5
 inference_s2t_model=valid.acc.best.pth # the checkpoint for decoding; of the dense one also for fine-tuning
 
@@ -105,6 +105,10 @@ given_tokens=()
 stats_dir="${expdir}/s2t_stats${suffix}"
 given_dense_exp=${dense_exp}
 : "${dense_exp:=${expdir}/s2t_dense${suffix}}" "${control_args:=${gated_args}}"
+if [ "${needs_control}" = true ] && [ "${stage}" -le 6 ] && [ "${stop_stage}" -ge 6 ]; then
+    gates=$(options_of_gates "${control_args}")
+    [ -z "${gates}" ] || die "the control has no gates: '${gates}'. Say which of --gated_args are for it too (--control_args; \" \" for none)"
+fi
 dense_dir=${dense_exp}
 [[ ${dense_exp} = "${expdir}"/* ]] || dense_dir="${expdir}/s2t_dense${suffix}"
 gated_exp="${expdir}/s2t_gated${suffix}"

@@ -12,6 +12,7 @@ options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --mini_model) mini_model=${2:?"--mini_model needs a value: a checkpoint, or none"} && shift 2 ;;
+        --help | -h) sed -n '2,/^set/ s/^# \{0,1\}//p' run.sh && exec ./s2t.sh --help ;;
         *) options+=("$1") && shift ;;
     esac
 done

@@ -91,6 +91,7 @@ options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --scale) scale=${2:?"--scale needs a value: full, large_test, seeds, ablation, smoke or base"} && shift 2 ;;
+        --help | -h) sed -n '2,/^set/ s/^# \{0,1\}//p' run.sh && exec ./s2t.sh --help ;;
         *) options+=("$1") && shift ;;
     esac
 done

@@ -14,7 +14,12 @@ options=()
 while [ $# -gt 0 ]; do
     _name=${1#--}
     _name=${_name%%=*}
-    if [[ $1 != --* || " ${own_options} " != *" ${_name} "* ]]; then
+    if [[ $1 = @(--help|-h) ]]; then
+        sed -n '2,/^set/ s/^# \{0,1\}//p' run.sh
+        echo "Options of this recipe and their defaults:"
+        for _name in ${own_options}; do echo "    --${_name} ${!_name}"; done
+        exec ./s2t.sh --help
+    elif [[ $1 != --* || " ${own_options} " != *" ${_name} "* ]]; then
         options+=("$1") && shift
     elif [[ $1 = *=* ]]; then
         printf -v "${_name}" '%s' "${1#*=}" && shift
@@ -36,7 +41,10 @@ option() {
 }
 
 use_scale() {
-    local data_opts
+    local data_opts item
+    for item in corpus_dir smoke_dir; do # such names go through lists of words
+        [[ ${!item} != *[[:space:]]* ]] || die "no white space, please: '${!item}' (--${item})"
+    done
     case "${scale}" in
         full)
             scale_options=(--nbpe 8000 --num_stats_utts all)
@@ -44,7 +52,7 @@ use_scale() {
             ;;
         smoke)
             # the shape of OWSM, very small: two blocks of width 32, windows of 4 s
-            local stack="attention_heads=2 num_blocks=2 linear_units=48" encoder item args
+            local stack="attention_heads=2 num_blocks=2 linear_units=48" encoder args
             encoder="output_size=32 cgmlp_linear_units=48 cgmlp_conv_kernel=7 merge_conv_kernel=7 ${stack}"
             args="--batch_type unsorted --batch_size 8 --valid_batch_size 8 --max_epoch 1 --num_iters_per_epoch 6"
             args+=" --accum_grad 1 --use_amp false --num_workers 0 --keep_nbest_models 1 --frontend_conf n_mels=20"

@@ -46,22 +46,22 @@ begin() {
         log "${step_name}: finished before, nothing to do: ${step_dir}"
         return 1
     fi
-    rm -f "${done_file}"
+    rm -f "${done_file}" || die "cannot delete ${done_file}"
     if [ -f "${key_file}" ] && [ "$(cat "${key_file}")" != "${step_key}" ]; then
         [ "${before}" != aside ] || compgen -G "${step_dir}/*.pth" >/dev/null || before=wipe
         case "${before}" in
-            wipe) rm -rf "${step_dir}" ;;
+            wipe) rm -rf "${step_dir}" || die "cannot delete ${step_dir}" ;;
             aside)
                 local old
                 old="${step_dir}.old.$(date '+%Y%m%dT%H%M%S')"
                 log "The options of ${step_dir} have changed: the old checkpoints are kept in ${old}"
-                mv "${step_dir}" "${old}"
+                mv "${step_dir}" "${old}" || die "cannot move ${step_dir} to ${old}"
                 rm -rf "${old}"/decode "${old}"/decode_* "${old}"/budget_*.json # made by other weights: not to be counted among the results
                 ;;
         esac
     fi
-    mkdir -p "${step_dir}"
-    echo "${step_key}" >"${key_file}"
+    # said by name: `set -e` does not look into the condition of an `if`, and failing would read as "finished before"
+    { mkdir -p "${step_dir}" && echo "${step_key}" >"${key_file}"; } || die "cannot write ${key_file}"
 }
 
 # finish: marks the step of the last `begin` as finished. The time makes later steps see that it was done anew.

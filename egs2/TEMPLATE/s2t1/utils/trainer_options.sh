@@ -63,3 +63,10 @@ spaced_keys() {
 shuffled_keys() {
     awk -v seed="$1" 'BEGIN {srand(seed)} {printf "%.9f %s 1\n", rand(), $1}' "$2" | LC_ALL=C sort | cut -d ' ' -f 2-
 }
+
+# options_of_gates OPTIONS: the first of them that a model without gates refuses
+options_of_gates() {
+    local gating='--(encoder|decoder)_conf[ =]+gating[.=][^ ]*'
+    local model='--model_conf[ =]+(sparsity_|context|default_context|distill_|joint_targets|targets_per)[^ ]*'
+    grep -oE -m 1 -e "${gating}|${model}" <<<"$1" | head -n 1 || true
+}
