@@ -1,4 +1,4 @@
-"""The name of the processor, as results carry it."""
+"""The names of processor and device, as results carry them."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def cpu_name(cpuinfo: str = "/proc/cpuinfo") -> str:
     if "cpu family" in known and "model" in known:
         name += f" (family {known['cpu family']}, model {known['model']})"
     return name
+
+
+def device_name(device: str) -> str:
+    """``cpu``, or the name of a GPU such as ``cuda:0``."""
+    if not device.startswith("cuda"):
+        return device
+    import torch  # which takes seconds
+
+    return str(torch.cuda.get_device_name(device))

@@ -26,6 +26,7 @@ from espnet_gated.inference.baseline import ESPnetBaseline
 from espnet_gated.inference.ctc import rescoring
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
+from espnet_gated.machine import device_name
 
 ROW_KEYS = (
     *("system", "arch", "device", "dtype", "seconds", "beam_size", "batch_size", "sparsity_encoder"),
@@ -355,7 +356,7 @@ def _results(settings: Settings, systems: Sequence[System]) -> list[Result]:
         row = {
             "system": system.name,
             "arch": Path(settings.arch).name.removesuffix(".yaml"),  # «owsm_v3.1_base» has a dot of its own
-            "device": _device_name(settings.device),
+            "device": device_name(settings.device),
             "dtype": system.dtype,
             "seconds": statistics.fmean(settings.durations),
             "beam_size": settings.beam_size,
@@ -391,7 +392,3 @@ def _spread(system: System) -> dict[str, tuple[float, float]]:
         values = [getattr(run, name) for run in system.runs]
         found[name] = min(values), max(values)
     return found
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -25,12 +25,13 @@ the same work. The systems take turns in one run; times are medians over the run
 search) with ESPnet's own path and with ours in the same precision; *ideal* is what would be gained if closed modules
 took no time and all else stayed as it is (each module's share of time measured in a dense decode of the same run), *of
 ideal* how much of it was reached. *gates* is the share of time spent on deciding them. Skipped modules are drawn at
-random for every utterance within its budget. GFLOPs are counted, not computed. Peak memory is what loading and
-decoding added to the process. Where a table says «4 to 10 s», the utterances of a batch are spread evenly over that
-range and each is encoded at its real length; a batch of one is as long as their mean. Where a table says «CTC 0.3», CTC
-has this weight beside attention: ESPnet's scores every step, ours the hypotheses that end, unless a row says otherwise.
-CTC's posteriors are made once for an utterance, and their time is spread over its steps; its sums over alignments are
-not among the GFLOPs.
+random for every utterance within its budget, as untrained predictors would choose the same for all; the exact budget of
+trained ones looks for the best set, which takes longer. GFLOPs are counted, not computed. Peak memory is what loading
+and decoding added to the process. Where a table says «4 to 10 s», the utterances of a batch are spread evenly over that
+range and each is encoded at its real length (ESPnet pads each to the longest); a batch of one is as long as their mean.
+Where a table says «CTC 0.3», CTC has this weight beside attention: ESPnet's scores every step, ours the hypotheses that
+end, unless a row says otherwise. CTC's posteriors are made once for an utterance, and their time is spread over its
+steps; its sums over alignments are not among the GFLOPs.
 """
 
 

@@ -13,7 +13,13 @@ import numpy as np
 
 from espnet_gated.analysis.comparisons import PRUNING_ALONE, Comparison
 from espnet_gated.analysis.experiment import HURTING, STACKS, Decoding, FloatArray, GateTable, TestSet
-from espnet_gated.analysis.gate_stats import Contrast, mean_interval, position_curves, task_contrasts
+from espnet_gated.analysis.gate_stats import (
+    Contrast,
+    languages_of_both,
+    mean_interval,
+    position_curves,
+    task_contrasts,
+)
 from espnet_gated.analysis.scoring import ALL
 from espnet_gated.analysis.table import number, percent, relative, score_digits
 from espnet_gated.analysis.view import MIDDLE, View
@@ -109,20 +115,23 @@ def st_needs_decoder(view: View) -> Finding:
     claim = "ST needs the decoder's feed-forward and self-attention"
     rule = (
         "Decoder sparsity nearest 0.5: seen if feed_forward and self_attn are both open more often on ST than on ASR "
-        "(95 % bootstrap intervals of the difference of means above 0); opposite if both less often."
+        "(95 % bootstrap intervals of the difference of means, within each language, above 0); opposite if both less "
+        "often."
     )
     decoding = view.middle("decoder")
     table = decoding.gates["decoder"] if decoding else None
     if decoding is None or table is None or not {"feed_forward", "self_attn"} <= set(table.kinds):
         return Finding(claim, rule, UNTESTABLE, "no decoding with pruned decoder and its gates")
-    asr, st = table.rows("asr"), table.rows("st")
-    if not (asr.any() and st.any()):
-        return Finding(claim, rule, UNTESTABLE, "needs utterances of both tasks")
+    langs = languages_of_both(table)
+    if not langs:
+        return Finding(claim, rule, UNTESTABLE, "needs a language with utterances of both tasks")
     gaps, parts = {}, []
     for kind in table.kinds:
         share = _per_utterance(table, kind)
-        gaps[kind] = _mean_difference(share[st], share[asr])
-        parts.append(f"{kind} {share[st].mean():.2f} on ST, {share[asr].mean():.2f} on ASR ({_interval(gaps[kind])})")
+        st, asr = ([share[table.rows(task, lang)] for lang in langs] for task in ("st", "asr"))
+        gaps[kind] = _mean_difference(st, asr)
+        means = [np.mean([of_lang.mean() for of_lang in of_task]) for of_task in (st, asr)]
+        parts.append(f"{kind} {means[0]:.2f} on ST, {means[1]:.2f} on ASR ({_interval(gaps[kind])})")
     asked = [gaps["feed_forward"], gaps["self_attn"]]
     verdict = NOT_SEEN
     if all(low > 0 for _, low, _ in asked):
@@ -350,15 +359,18 @@ def _per_utterance(table: GateTable, kind: str) -> FloatArray:
     return np.asarray(table.values[:, table.of_kind(kind)].mean(axis=1), dtype=np.float64)
 
 
-def _mean_difference(a: FloatArray, b: FloatArray, resamples: int = 1000) -> tuple[float, float, float]:
-    """Difference of the means of two groups with a bootstrap 95 % interval."""
+def _mean_difference(
+    a: Sequence[FloatArray], b: Sequence[FloatArray], resamples: int = 1000
+) -> tuple[float, float, float]:
+    """Difference of the means of two groups, averaged over strata, with a bootstrap 95 % interval."""
     rng = np.random.default_rng(12345)
-    draws = [
-        float(a[rng.integers(len(a), size=len(a))].mean() - b[rng.integers(len(b), size=len(b))].mean())
-        for _ in range(resamples)
-    ]
+
+    def draw(values: FloatArray) -> float:
+        return float(values[rng.integers(len(values), size=len(values))].mean())
+
+    draws = [np.mean([draw(x) - draw(y) for x, y in zip(a, b, strict=True)]) for _ in range(resamples)]
     low, high = np.percentile(draws, (2.5, 97.5))
-    return float(a.mean() - b.mean()), float(low), float(high)
+    return float(np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)])), float(low), float(high)
 
 
 def _interval(gap: tuple[float, float, float]) -> str:

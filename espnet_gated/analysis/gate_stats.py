@@ -121,11 +121,30 @@ def difference_interval(a: float, n_a: int, b: float, n_b: int) -> tuple[float, 
 
 
 def task_contrasts(table: GateTable, stack: str) -> list[Contrast]:
-    """ASR against ST, over the languages that have both; empty where there are none."""
-    both = [lang for lang in sorted(set(table.langs)) if all(table.rows(task, lang).any() for task in TASKS)]
-    shared = np.isin(table.langs, both)
-    masks = [table.rows(task) & shared for task in TASKS]
-    return _contrasts(table, stack, ("ASR", "ST"), masks[0], masks[1])
+    """ASR against ST within each language that has both, as the mean of these; empty where there are none.
+
+    Over all utterances at once, a gate that looks at the language alone would differ by task wherever languages have
+    unequal shares of the tasks.
+    """
+    within = [
+        _contrasts(table, stack, ("ASR", "ST"), table.rows(TASKS[0], lang), table.rows(TASKS[1], lang))
+        for lang in languages_of_both(table)
+    ]
+    return [_mean_contrast(of_module) for of_module in zip(*within, strict=True)]
+
+
+def languages_of_both(table: GateTable) -> list[str]:
+    """Languages with utterances of both tasks."""
+    return [lang for lang in sorted(set(table.langs)) if all(table.rows(task, lang).any() for task in TASKS)]
+
+
+def _mean_contrast(contrasts: Sequence[Contrast]) -> Contrast:
+    """The mean of independent differences of a module; the halves of its interval add up as their squares do."""
+    n, first = len(contrasts), contrasts[0]
+    share_a, share_b, mean = (sum(getattr(c, k) for c in contrasts) / n for k in ("share_a", "share_b", "difference"))
+    down, up = (math.hypot(*(c.difference - c.ci[end] for c in contrasts)) / n for end in (0, 1))
+    groups = first.group_a, first.group_b
+    return Contrast(first.stack, first.module, *groups, share_a, share_b, mean, (mean - down, mean + up))
 
 
 def language_contrasts(table: GateTable, stack: str) -> list[Contrast]:

@@ -20,24 +20,26 @@ POINTS = (
 )
 """The sparsities that the headline is about: (name, encoder, decoder)."""
 FLOPS_GOAL = 0.6
+COSTS = ("gflops", "gflops_decoder", "latency_s")
 PRICE_HEADER = ("", "system", "WER", "BLEU", "GFLOPs", "decoder's", "latency")
 
 
 def price_rows(view: View, comparisons: Comparisons) -> list[list[str]]:
     """What the gated system costs and saves at the points of interest, under ``PRICE_HEADER``; empty without a base.
 
-    Scores: the gated system's and its difference to the base's, with the interval where the two were compared.
+    Scores: the gated system's and its difference to the reference's, with the interval where the two were compared.
+    FLOPs and times are compared with the :attr:`View.cost_base`.
     """
-    base = view.reference
+    base, costs = view.reference, view.cost_base
     if base is None:
         return []
     points = [(name, d) for name, *asked in POINTS if (d := view.at(asked[0], asked[1]))]
-    falls = changes_from(view.cost_base, view.pruned(), "gflops")
+    falls = changes_from(costs, view.pruned(), "gflops")
     if deep := [d for change, d in falls if change <= -FLOPS_GOAL]:
         points.append(("60 % fewer FLOPs", min(deep, key=loss)))
     rows = []
     for name, d in points:
-        changes = [percent(relative(d.value(k), base.value(k))) for k in ("gflops", "gflops_decoder", "latency_s")]
+        changes = ["-" if costs is None else percent(relative(d.value(k), costs.value(k))) for k in COSTS]
         scores = [_score(d, base, comparisons, *k) for k in (("wer", "asr"), ("bleu", "st"))]
         rows.append([name, d.label, *scores, *changes])
     return rows
@@ -81,8 +83,8 @@ def _score(d: Decoding, base: Decoding, comparisons: Comparisons, metric: str, t
     return f"{text}, {percent(change)}" if metric == "wer" and change is not None else text
 
 
-def base_line(base: Decoding) -> str:
-    """The system that prices are taken against, with its own numbers."""
+def base_line(base: Decoding, costs: Decoding | None = None) -> str:
+    """The system that prices are taken against, with its own numbers; and another that costs are taken against."""
     parts = []
     for name, task in (("wer", "asr"), ("bleu", "st")):
         if (value := base.value(name, task)) is not None:
@@ -91,7 +93,8 @@ def base_line(base: Decoding) -> str:
         parts.append(f"{number(gflops, None)} GFLOPs")
     if (latency := base.value("latency_s")) is not None:
         parts.append(f"{1000 * latency:.0f} ms")
-    return f"{base.label} ({', '.join(parts)})"
+    other = "" if costs in (None, base) else f"; FLOPs and times against {costs.label}"
+    return f"{base.label} ({', '.join(parts)}){other}"
 
 
 def _flops_line(view: View) -> list[str]:

@@ -78,12 +78,13 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
     true_words = compare_true_words(test_set, gated, resamples)
     lines = in_short(test_set, gated, comparisons, findings)
     lines[-1:-1] = rival_lines(true_words, " of the likelihood of the true words")
-    prices = price_rows(View(test_set, gated), comparisons) if gated else []
+    view = View(test_set, gated) if gated else None
+    prices = price_rows(view, comparisons) if view else []
     page.section(f"{prefix}In short")
     page.short(lines)
-    base = test_set.reference(search_of(gated or ""))
-    if prices and base is not None:
-        page.heading(f"{gated} against {base_line(base)}")
+    against = f" against {base_line(view.reference, view.cost_base)}" if view and view.reference else ""
+    if prices:
+        page.heading(f"{gated}{against}")
         page.table(PRICE_HEADER, prices, left=2)
     _systems(page, prefix, test_set, gated)
     _by_stack(page, prefix, test_set)
@@ -99,7 +100,6 @@ def _one_set(page: Page, experiment: Experiment, test_set: TestSet, gated: str |
     _latency(page, prefix, test_set)
     summary = [f"{prefix}{line}" for line in lines]
     if prices:
-        against = f" against {base_line(base)}" if base else ""
         summary.append(f"{prefix}{gated}{against}:\n{text_table(PRICE_HEADER, prices, n_left=2)}")
     return summary
 

@@ -42,7 +42,8 @@ def speed_row(decode_dir: str | Path) -> list[str]:
     stats = _read(file)
     latency = sorted(_known(stats, "latency_s"))
     search, steps = _known(stats, "search_s"), _known(stats, "steps")
-    seconds = sum(s["seconds"] for s in stats if s.get("latency_s") is not None)
+    timed = [s for s in stats if s.get("latency_s") is not None]
+    seconds = sum(_known(timed, "seconds")) if all(s.get("seconds") is not None for s in timed) else 0.0
     p90 = latency[int(0.9 * (len(latency) - 1))] if latency else None
     return [
         _name(file, stats[0]),
@@ -68,6 +69,8 @@ def _read(file: Path) -> list[dict[str, Any]]:
             stats.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise SpeedError(f"{file}:{line_number}: not JSON: {error}") from None
+        if not isinstance(stats[-1], dict):
+            raise SpeedError(f"{file}:{line_number}: must be a JSON object, got {line[:60]!r}")
     if not stats:
         raise SpeedError(f"{file}: file is empty; decode again")
     return stats
@@ -77,6 +80,8 @@ def _name(file: Path, first: Mapping[str, Any]) -> str:
     """The name of the system (or its directory) with the sparsity it was asked for."""
     meta = file.with_name("decode_meta.json")
     content = json.loads(meta.read_text(encoding="utf-8")) if meta.is_file() else {}
+    if not isinstance(content, dict):
+        raise SpeedError(f"{meta}: must hold a JSON object")
     asked = [first.get("sparsity_encoder") or 0.0, first.get("sparsity_decoder") or 0.0]
     name = content.get("system") or file.parent.parent.name
     return name if not any(asked) else f"{name} {asked[0]:g}/{asked[1]:g}"

@@ -43,6 +43,7 @@ from espnet_gated.inference.speech2text import Speech2Text
 from espnet_gated.inference.static_mask import fix_masks
 from espnet_gated.inference.true_words import TextError, word_nll
 from espnet_gated.inference.writer import DecodeWriter, environment
+from espnet_gated.machine import device_name
 from espnet_gated.pretrained import model_files
 
 BUDGETS = ["exact", "learned", "open", "random", "fixed"]
@@ -196,7 +197,7 @@ def _pick_sparsity(args: argparse.Namespace, model: Any, items: list[Item], cont
     options = {name: getattr(args, name) for name in TIMED_OPTIONS} | {
         "checkpoint": checkpoint,
         "written": weights.stat().st_mtime if weights.is_file() else None,
-        "device": str(model.device),
+        "device": device_name(str(model.device)),
     }
     fs = int(model.preprocessor_conf["fs"])
     some = batches(spread(items, max(CALIBRATION_UTTS, args.batch_size)), args.batch_size, by_length=True)
@@ -274,7 +275,7 @@ def decode(args: argparse.Namespace) -> None:
         "dtype": args.dtype,
         "quantized": args.quantize_s2t_model,
         "budget": _budget_of(args, model),
-        "device": model.device,
+        "device": device_name(str(model.device)),
     }
     nll = measure_nll(args, model, items, contexts, fs) if args.measure_nll and args.engine == "gated" else {}
     _warm_up(model, items[0], fs)

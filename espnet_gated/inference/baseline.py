@@ -48,13 +48,22 @@ class ESPnetBaseline(ESPnetSpeech2Text):
         self.stats: list[DecodeStats] = []
         self._search_s = 0.0
         self._steps = 0
+        self._count_steps()
+
+    def _count_steps(self) -> None:
+        """Its searches go on until their ends are detected, longer than the hypotheses that come of it."""
+        search = self.beam_search.search
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self._steps += 1
+            return search(*args, **kwargs)
+
+        self.beam_search.search = counted
 
     def _decode_single_sample(self, enc: torch.Tensor) -> Any:
-        start = time.perf_counter()
+        self._steps, start = 0, time.perf_counter()
         results = super()._decode_single_sample(enc)
         self._search_s = time.perf_counter() - start
-        primer = len(self.beam_search.hyp_primer)
-        self._steps = max((len(r[4].yseq) - primer for r in results), default=0)
         return results
 
     def decode_batch(self, requests: Sequence[Request]) -> list[Any]:

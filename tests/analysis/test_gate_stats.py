@@ -36,7 +36,10 @@ def test_differences_by_hand():
     t = table(values, ["asr"] * 4 + ["st"] * 4 + ["asr"], ["deu", "fra"] * 4 + ["ita"], ("0.attn",))
     (found,) = gate_stats.task_contrasts(t, "encoder")
     assert (found.share_a, found.share_b, found.difference) == (0.75, 0.25, 0.5)
-    assert found.ci == pytest.approx(gate_stats.difference_interval(0.75, 4, 0.25, 4)) and not found.is_clear
+    # in deu 0.5 and 0.5, in fra 1 and 0: the mean difference, and halves of the intervals as of independent ones
+    in_deu, in_fra = gate_stats.difference_interval(0.5, 2, 0.5, 2), gate_stats.difference_interval(1.0, 2, 0.0, 2)
+    assert found.ci[0] == pytest.approx(0.5 - np.hypot(0 - in_deu[0], 1 - in_fra[0]) / 2)
+    assert found.ci[1] == pytest.approx(0.5 + np.hypot(in_deu[1] - 0, in_fra[1] - 1) / 2) and not found.is_clear
     # of two languages in ST one contrast, of three in ASR three, each against the others
     names = [(c.group_a, c.group_b) for c in gate_stats.language_contrasts(t, "encoder")]
     assert names == [
@@ -45,6 +48,18 @@ def test_differences_by_hand():
         ("ita ASR", "others ASR"),
         ("deu ST", "fra ST"),
     ]
+
+
+def test_a_gate_of_languages_is_none_of_tasks_where_tasks_have_other_languages():
+    """English speech, whose gate is open, has four translations for each transcript, the others one."""
+    langs = np.repeat(["eng", "deu", "fra"], 500)
+    number = np.arange(500)
+    tasks = np.concatenate([np.where(number % n == 0, "asr", "st") for n in (5, 2, 2)])
+    t = table((langs == "eng").astype(float)[:, None], tasks, langs, ("0.attn",))
+    (found,) = gate_stats.task_contrasts(t, "encoder")
+    assert found.difference == 0.0 and not found.is_clear
+    pooled = t.values[t.rows("asr")].mean() - t.values[t.rows("st")].mean()
+    assert abs(pooled) > 0.2
 
 
 def test_ranking_puts_the_greatest_first():

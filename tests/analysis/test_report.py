@@ -9,9 +9,12 @@ import pytest
 from tiny_experiment import DECODER, TWO, Reader, build, run, small
 
 from espnet_gated.analysis import gate_stats, headline
+from espnet_gated.analysis.comparisons import Comparisons
 from espnet_gated.analysis.experiment import ReportError, gate_table, read_experiment
 from espnet_gated.analysis.page import Mark, Page
 from espnet_gated.analysis.report import make_report
+from espnet_gated.analysis.table import percent, relative
+from espnet_gated.analysis.view import View
 from espnet_gated.bin import report as report_bin
 
 
@@ -119,6 +122,25 @@ def test_no_flops_and_no_latency(tmp_path):
     edit_scores(exp, gflops=None, gflops_encoder=None, gflops_decoder=None, latency_s=None, rtf=None)
     text = run(exp).text
     assert "Neither latency nor FLOPs were measured" in text and "Where the time goes" not in text
+
+
+def test_times_without_seconds(tmp_path):
+    """Statistics as `score` takes them: no real-time factor, and all else."""
+    assert "Where the time goes" in run(small(tmp_path, drop=("seconds",))).text
+
+
+def test_espnet_s_search_is_no_measure_of_what_gates_save(tmp_path):
+    """Scores against its row, FLOPs and times against our own search with all gates open."""
+    systems = (("espnet", (0.0, 0.0)), ("gated", (0.0, 0.0)), ("gated", (0.0, 0.5)))
+    (test_set,) = read_experiment(small(tmp_path, systems=systems)).sets
+    view = View(test_set, "gated")
+    assert view.reference.system == "espnet" and view.cost_base.label == "gated 0/0"
+    rows = {row[0]: row for row in headline.price_rows(view, Comparisons())}
+    assert rows["sparsity 0"][4:] == ["+0.0 %"] * 3
+    expected = [percent(relative(view.at(0.0, 0.5).value(k), view.open().value(k))) for k in headline.COSTS]
+    assert rows["decoder 0.5"][4:] == expected
+    assert headline.base_line(view.reference, view.cost_base).endswith("; FLOPs and times against gated 0/0")
+    assert "against" not in headline.base_line(view.open(), view.open())
 
 
 def test_no_gated_system(tmp_path):

@@ -93,6 +93,26 @@ def test_intermediate_ctc_is_left_out_where_it_is_not_asked_for(tmp_path, condit
     assert_same_results(quiet(wave(0.5)), theirs[0] if conditioning else theirs)
 
 
+def test_steps_of_espnet_s_search_are_those_it_takes(dense_checkpoint, monkeypatch):
+    """Not the length of the hypothesis that comes of it: it goes on until its ends are detected."""
+    espnet = load(dense_checkpoint, ESPnetBaseline, beam_size=2)
+    scored = []
+    score_full = espnet.beam_search.score_full
+
+    def counted(*args, **kwargs):
+        scored.append(1)
+        return score_full(*args, **kwargs)
+
+    monkeypatch.setattr(espnet.beam_search, "score_full", counted)
+    longer = []
+    for seed in range(4):
+        scored.clear()
+        ((best, *_),) = espnet.decode_batch([Request(wave(0.5, seed), "<deu>", "<asr>")])
+        assert espnet.stats[0].steps == len(scored) > 0
+        longer.append(len(scored) - (len(best[4].yseq) - len(espnet.beam_search.hyp_primer)))
+    assert any(steps != 0 for steps in longer)
+
+
 # -- law 3 --------------------------------------------------------------------------------------------
 requests = st.lists(
     st.builds(
