@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from espnet_gated.data.datadir import without_times
+from espnet_gated.data.datadir import TIMESTAMP_TOKEN, without_times
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
 
@@ -34,7 +34,7 @@ def text_ids(model: Speech2Text, primer: Sequence[int], text: str) -> list[int]:
     Raises:
         TextError: if the text starts with other symbols than the primer.
     """
-    if primer[-1] == model.converter.token2id[model.preprocessor_conf["notime_symbol"]]:
+    if model.converter.ids2tokens(list(primer)[-1:]) == [TIMESTAMP_TOKEN]:
         text = without_times(text)
     to_ids = lambda words: [int(i) for i in model.converter.tokens2ids(model.tokenizer.text2tokens(words))]  # noqa: E731
     ids = to_ids(text)

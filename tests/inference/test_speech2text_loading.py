@@ -17,7 +17,7 @@ from espnet_gated.bin.s2t_inference import build, get_parser
 def test_a_folder_is_a_pretrained_model(gated_checkpoint, tmp_path):
     folder = Speech2Text.from_pretrained(str(gated_checkpoint.folder), dtype="float64", beam_size=3, lang_sym="<deu>")
     assert_same_results(folder(wave(0.4)), load(gated_checkpoint)(wave(0.4)))
-    with pytest.raises(ValueError, match=r"needs config.yaml and a .pth file \(--model_tag\)"):
+    with pytest.raises(ValueError, match=r"needs config.yaml and a .pth file, or .* \(--model_tag\)"):
         Speech2Text.from_pretrained(str(tmp_path))
 
 

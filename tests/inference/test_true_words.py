@@ -80,5 +80,6 @@ def test_tokens_of_characters_take_no_symbol_apart():
         s2t_model=SimpleNamespace(sos=8),
     )
     assert text_ids(model, [8, 2, 3, 4], "<deu><asr><notimestamps> ab a") == [5, 6, 7, 5]
+    assert text_ids(model, [8, 2, 3, 4], "<deu><asr><0.00> ab<0.40><0.50> a<1.00>") == [5, 6, 7, 5]  # times left out
     with pytest.raises(TextError, match="not with '<deu><asr>'"):
         text_ids(model, [8, 2, 3], "<asr><deu> ab")
