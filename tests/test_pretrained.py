@@ -29,7 +29,10 @@ def published(root, meta=True):
         **{"token_list": TOKENS, "bpemodel": "data/token_list/bpe_unigram50000/bpe.model", "token_type": "bpe"},
         **{"encoder": "e_branchformer", "encoder_conf": {"num_blocks": 2, "input_layer": "conv2d8"}},
         **{"decoder": "transformer", "decoder_conf": {"num_blocks": 2}, "model": "espnet", "specaug": None},
-        **{"frontend_conf": {"fs": "16k", "hop_length": 160}, "preprocessor_conf": {"speech_length": 30}},
+        **{
+            "frontend_conf": {"fs": "16k", "hop_length": 160},
+            "preprocessor_conf": {"speech_length": 30, "time_apply_prob": 0.5},
+        },
         **{"normalize": "global_mvn", "normalize_conf": {"stats_file": "exp/s2t_stats/feats_stats.npz"}},
         # what a training leaves in its config.yaml, and no training takes, or takes beside one's own
         **{"version": "202310", "distributed": True, "train_shape_file": ["theirs"], "max_epoch": 99},
@@ -78,6 +81,7 @@ def test_trainings_go_on_with_the_model(tmp_path):
         assert Path(told["token_list"]).is_file() and Path(told["bpemodel"]).is_file()
         assert told["normalize_conf"]["stats_file"] == str(tmp_path / "hub/exp/s2t_stats/feats_stats.npz")
         assert told["specaug"] is None  # ESPnet's default may be another
+        assert told["preprocessor_conf"] == {"speech_length": 30, "time_apply_prob": 1.0}
     assert (dense["encoder"], dense["decoder"], dense["model"]) == ("e_branchformer", "transformer", "espnet")
     assert (gated["encoder"], gated["decoder"], gated["model"]) == (
         "gated_e_branchformer",
