@@ -66,9 +66,9 @@ def dense_training(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if config.get("encoder") in ENCODERS or config.get("decoder") in DECODERS:
         raise ValueError("the model has gates already: go on with its own YAML and --init_param (--model)")
     taken = {name: copy.deepcopy(config[name]) for name in _TAKEN if name in config}
-    if isinstance(taken.get("preprocessor_conf"), dict) and "time_apply_prob" in taken["preprocessor_conf"]:
-        # Texts are taken as they are written: to those that say <notimestamps>, ESPnet would add a second one.
-        taken["preprocessor_conf"]["time_apply_prob"] = 1.0
+    if config.get("preprocessor", "s2t") == "s2t":
+        # Texts are taken as they are written: to half of those that say <notimestamps>, ESPnet would add a second one.
+        taken["preprocessor_conf"] = (taken.get("preprocessor_conf") or {}) | {"time_apply_prob": 1.0}
     files = {"token_list": "tokens.txt", "bpemodel": "bpe.model"}
     here = {name: str(folder / file) for name, file in files.items()} | {"init_param": [str(folder / "model.pth")]}
     return taken | here | copy.deepcopy(_DEFAULT_TRAINING)
