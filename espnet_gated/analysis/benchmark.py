@@ -37,6 +37,8 @@ PARTS = {"encoder": (1, 0), "decoder": (0, 1), "both": (1, 1)}
 ONE_PASS = "one_pass"
 """System: ours with everything open, and CTC in every step (:attr:`Settings.ctc_weight`)."""
 DTYPES = ("float32", "int8", "bfloat16", "float16", "float64")
+BUDGETS = ("random", "exact", "learned")
+"""What may choose the modules that are skipped."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Settings:
         runs: of each system.
         seed: of weights and audio.
         checkpoint: trained weights instead of random ones.
+        budget: what chooses the modules that are skipped: ``random`` draws for each utterance, which is fair to a model
+            without trained gates; ``exact`` and ``learned`` look for the predictor's masks, as decoding does.
         ctc_weight: of CTC in joint decoding. Above 0, ESPnet's CTC scores every step; ours does so in a row of its own
             (``one_pass``), and in all others scores the hypotheses that end.
     """
@@ -76,6 +80,7 @@ class Settings:
     runs: int = 3
     seed: int = 0
     checkpoint: Path | None = None
+    budget: str = "random"
     ctc_weight: float = 0.0
 
     def __post_init__(self) -> None:
@@ -100,6 +105,8 @@ class Settings:
         for dtype in self.dtypes:
             if dtype not in DTYPES:
                 raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r} (--dtype)")
+        if self.budget not in BUDGETS:
+            raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {self.budget!r} (--budget)")
         if "int8" in self.dtypes and self.device != "cpu":
             raise ValueError(f"int8 needs the CPU, got {self.device} (--dtype, --device)")
 
@@ -215,7 +222,8 @@ def load_models(settings: Settings, files: ModelFiles) -> dict[str, tuple[Any, f
         give_back()
         before = resident_mib(settings.device)
         model = make()
-        _warm_up(System(name if name == "espnet" else "dense", name, model, None), _requests(settings, -1, _fs(model)))
+        system = System(name if name == "espnet" else "dense", name, model, None)
+        _warm_up(settings, system, _requests(settings, -1, _fs(model)))
         give_back()
         after = resident_mib(settings.device)
         models[name] = model, None if before is None or after is None else after - before
@@ -271,7 +279,7 @@ def _measure(settings: Settings, systems: Sequence[System]) -> None:
         times: dict[str, Any] = {}
         for system in systems:
             if run < 0:
-                _warm_up(system, requests)
+                _warm_up(settings, system, requests)
                 continue
             logging.info("run %d of %d: %s %s %s", run + 1, settings.runs, system.name, system.dtype, system.sparsity)
             if system.is_dense:
@@ -279,7 +287,7 @@ def _measure(settings: Settings, systems: Sequence[System]) -> None:
             system.runs.append(_run(settings, system, requests, times.get(system.dtype)))
     requests = _requests(settings, settings.runs - 1, fs)
     for system in systems:
-        _choose(system)
+        _choose(settings, system)
         counts = [sum(system.model.measure_flops(r).values()) for r in requests]
         system.gflops = sum(counts) / 1e9
 
@@ -295,16 +303,16 @@ def _fs(model: Any) -> int:
     return int(model.preprocessor_conf["fs"])
 
 
-def _choose(system: System) -> None:
-    """Set what the next decode skips: which modules is drawn at random for each utterance, within the budget."""
+def _choose(settings: Settings, system: System) -> None:
+    """Set what the next decode skips."""
     if system.name in ("dense", ONE_PASS):
         system.model.set_sparsity(None, "open")
     elif system.name == "gated":
-        system.model.set_sparsity(system.sparsity, "random")
+        system.model.set_sparsity(system.sparsity, settings.budget)
 
 
-def _warm_up(system: System, requests: list[Request]) -> None:
-    _choose(system)
+def _warm_up(settings: Settings, system: System, requests: list[Request]) -> None:
+    _choose(settings, system)
     longest, system.model.maxlenratio = system.model.maxlenratio, -3.0
     try:
         system.model.decode_batch(requests)
@@ -314,14 +322,14 @@ def _warm_up(system: System, requests: list[Request]) -> None:
 
 def _time_modules(settings: Settings, system: System, requests: list[Request]) -> Any:
     """Seconds of each module and of the whole, in a dense decode of its own: clocks cost a little."""
-    _choose(system)
+    _choose(settings, system)
     with module_times(system.model.s2t_model, settings.device) as times:
         system.model.decode_batch(requests)
     return times, _seconds(system.model)[2]
 
 
 def _run(settings: Settings, system: System, requests: list[Request], times: Any) -> Run:
-    _choose(system)
+    _choose(settings, system)
     model = system.model
     gc.collect()
     with PeakMemory(settings.device) as memory:

@@ -20,18 +20,18 @@ BATCH_HEADER = ("system", "precision", "skipped enc / dec", "batch", "s an utter
 NAMES = {"espnet": "ESPnet", "one_pass": "ours, CTC in every step", "dense": "ours", "gated": "ours, gated"}
 EXPLANATION = """\
 Random weights of each shape and random audio; every hypothesis grows for a fixed number of steps, so all systems do
-the same work. The systems take turns in one run; times are medians over the runs, lowest and highest in brackets.
-*a step* is the search's time divided by its steps; *× ESPnet* and *× dense* compare whole utterances (encoder and
-search) with ESPnet's own path and with ours in the same precision; *ideal* is what would be gained if closed modules
-took no time and all else stayed as it is (each module's share of time measured in a dense decode of the same run), *of
-ideal* how much of it was reached. *gates* is the share of time spent on deciding them. Skipped modules are drawn at
-random for every utterance within its budget, as untrained predictors would choose the same for all; the exact budget of
-trained ones looks for the best set, which takes longer. GFLOPs are counted, not computed. Peak memory is what loading
-and decoding added to the process. Where a table says «4 to 10 s», the utterances of a batch are spread evenly over that
-range and each is encoded at its real length (ESPnet pads each to the longest); a batch of one is as long as their mean.
-Where a table says «CTC 0.3», CTC has this weight beside attention: ESPnet's scores every step, ours the hypotheses that
-end, unless a row says otherwise. CTC's posteriors are made once for an utterance, and their time is spread over its
-steps; its sums over alignments are not among the GFLOPs.
+the same work. The systems take turns in one run; times are medians over the runs, lowest and highest in brackets. *a
+step* is the search's time divided by its steps; *× ESPnet* and *× dense* compare whole utterances (encoder and search)
+with ESPnet's own path and with ours in the same precision; *ideal* is what would be gained if closed modules took no
+time and all else stayed as it is (each module's share of time measured in a dense decode of the same run), *of ideal*
+how much of it was reached. *gates* is the share of time spent on deciding them. Skipped modules are drawn at random
+for every utterance within its budget, as untrained predictors would choose the same for all, unless a table names
+another budget: «exact» looks for the best set by the predictor's logits, which takes longer. GFLOPs are counted, not
+computed. Peak memory is what loading and decoding added to the process. Where a table says «4 to 10 s», the utterances
+of a batch are spread evenly over that range and each is encoded at its real length (ESPnet pads each to the longest);
+a batch of one is as long as their mean. Where a table says «CTC 0.3», CTC has this weight beside attention: ESPnet's
+scores every step, ours the hypotheses that end, unless a row says otherwise. CTC's posteriors are made once for an
+utterance, and their time is spread over its steps; its sums over alignments are not among the GFLOPs.
 """
 
 
@@ -57,11 +57,13 @@ def markdown_page(runs: Sequence[Measured]) -> str:
 def _tables(measured: Measured) -> Iterator[tuple[str, Row, list[Row]]]:
     both = list(zip(measured["rows"], measured["details"], strict=True))
     steps, ctc = measured["settings"]["steps"], measured["settings"].get("ctc_weight", 0.0)
+    budget = measured["settings"].get("budget", "random")
     for seconds, case in groupby(both, _duration):
         pairs = list(case)
         first = pairs[0][0]
         title = f"{first['arch']}, {seconds} s, beam {first['beam_size']}, {steps} steps, {first['device']}"
         title += f", CTC {ctc:g}" if ctc else ""
+        title += f", budget {budget}" if budget != "random" else ""
         sizes = sorted({row["batch_size"] for row, _ in pairs})
         for size in sizes:
             some = [_cells(row, detail) for row, detail in pairs if row["batch_size"] == size]

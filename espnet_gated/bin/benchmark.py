@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from espnet_gated.analysis.benchmark import DTYPES, PARTS, Settings, benchmark
+from espnet_gated.analysis.benchmark import BUDGETS, DTYPES, PARTS, Settings, benchmark
 from espnet_gated.analysis.benchmark_page import console_table, markdown_page
 from espnet_gated.inference.writer import environment
 from espnet_gated.layers.small_products import takes_bfloat16
@@ -45,6 +45,12 @@ def get_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, nargs="+", default=[1], help="utterances decoded together (ESPnet: one by one)")
     add("--sparsity", type=float, nargs="+", default=[0.0, 0.3, 0.5, 0.7], help="shares to skip; dense is always there")
     add("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what skips")
+    add(
+        "--budget",
+        choices=BUDGETS,
+        default="random",
+        help="which modules skip: random ones, or those of the predictor's masks, whose search takes time too",
+    )
     add("--against", choices=["espnet", "none"], default="espnet", help="whose own path to measure too")
     add("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="of ours; all but the first: last part only")
     add("--threads", type=int, default=2, help="CPU threads")
@@ -107,6 +113,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         runs=args.runs,
         seed=args.seed,
         checkpoint=args.checkpoint,
+        budget=args.budget,
         ctc_weight=args.ctc_weight,
     )
     results = [result for case in benchmark(settings, seconds, args.batch_size) for result in case]

@@ -189,6 +189,21 @@ def test_ctc_is_asked_in_every_step_or_at_the_end(tmp_path, monkeypatch):
         assert set(asked) == {name}
 
 
+def test_the_budget_of_decoding_may_choose_what_skips(tmp_path, capsys, monkeypatch):
+    config = str(make_checkpoint(tmp_path, gated=True).config)
+    asked = []
+    original = Speech2Text.set_sparsity
+    monkeypatch.setattr(Speech2Text, "set_sparsity", lambda *args: asked.append(args[1:]) or original(*args))
+    options = "--seconds 0.5 --beam_size 1 --steps 2 --sparsity 0.5 --runs 1 --threads 1 --parts both --against none"
+    for budget in ("exact", "random"):
+        asked.clear()
+        assert main(["--arch", config, *options.split(), "--budget", budget]) == 0
+        assert set(asked) - {(None, None)} == {(None, "open"), ((0.5, 0.5), budget)}  # (None, None): a new model
+        assert (", budget exact\n" in capsys.readouterr().out) == (budget == "exact")
+    with pytest.raises(ValueError, match=r"budget must be one of random, exact, learned, got 'open' \(--budget\)"):
+        Settings("owsm_v3.1_base", budget="open")
+
+
 def test_int8_needs_a_cpu():
     with pytest.raises(ValueError, match=r"int8 needs the CPU, got cuda \(--dtype, --device\)"):
         replace(Settings("owsm_v3.1_base"), device="cuda", dtypes=("int8",))
