@@ -6,15 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_gated.data.datadir import (
-    NO_TEXT,
-    TIMESTAMP_TOKEN,
-    Problem,
-    Utterance,
-    parse_data_dir,
-    read_table,
-)
+from espnet_gated.data.datadir import Problem, Utterance, parse_data_dir, read_table
 from espnet_gated.data.probe import AudioProbe, Fault
+from espnet_gated.data.text_line import NO_TEXT, TIMESTAMP_TOKEN
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from espnet_gated.data.audio import audio_info
-from espnet_gated.data.datadir import COLUMNS, NO_TEXT, DataDirError, read_table, spk2utt_of, symbols_of, words_of
+from espnet_gated.data.datadir import COLUMNS, DataDirError, read_table, spk2utt_of
+from espnet_gated.data.text_line import NO_TEXT, symbols_of, words_of
 
 _NEEDED = ("wav.scp", "text")
 

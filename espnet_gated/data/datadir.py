@@ -25,17 +25,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-NO_TEXT = "<na>"
-TIMESTAMP_TOKEN = "<notimestamps>"
+from espnet_gated.data.text_line import (
+    LANG_RULE,
+    NO_TEXT,
+    TASK_RULE,
+    TIMESTAMP_TOKEN,
+    TextLine,
+    is_lang,
+    is_task,
+    times_of,
+    words_between,
+)
 
-LANG_RULE = "three lower-case letters (ISO 639-3), e.g. deu"
-TASK_RULE = "asr, or st_ and a target language such as st_eng"
-
-_LANG = re.compile(r"[a-z]{3}")
-_TASK = re.compile(r"asr|st_[a-z]{3}")
 _SPECIAL = re.compile(r"<[^<>\s]+>")
-_TIME = re.compile(r"<\d+\.\d\d>")
-_TEXT_LINE = re.compile(r"<([^<>\s]+)><([^<>\s]+)>(?:<notimestamps>(?:\s+(.*))?|(<\d+\.\d\d>.*))", re.DOTALL)
 
 
 class DataDirError(ValueError):
@@ -92,12 +94,12 @@ class Utterance:
     @property
     def text_line(self) -> str:
         """The text with its language, task and timestamp tokens, as in the file ``text``."""
-        return f"<{self.lang}><{self.task}>" + (self.timed or f"{TIMESTAMP_TOKEN} {self.text}")
+        return str(TextLine(self.lang, self.task, self.text, self.timed))
 
     @property
     def times(self) -> list[str]:
         """The time tokens of the text."""
-        return _TIME.findall(self.timed or "")
+        return times_of(self.timed or "")
 
     @property
     def target_lang(self) -> str:
@@ -119,30 +121,6 @@ COLUMNS: dict[str, Callable[[Utterance], str]] = {
 FILES = (*COLUMNS, "spk2utt")
 
 
-def symbols_of(text: str) -> tuple[str, str] | None:
-    """Language and task that a line of ``text`` begins with, without brackets; ``None`` where it does not."""
-    match = re.match(r"<([^<>\s]+)><([^<>\s]+)>", text)
-    return None if match is None or not _TASK.fullmatch(match.group(2)) else (match.group(1), match.group(2))
-
-
-def without_times(text: str) -> str:
-    """A line of ``text`` without its times: ``<deu><asr><0.00> ja<0.50>`` → ``<deu><asr><notimestamps> ja``."""
-    match = _TEXT_LINE.fullmatch(text)
-    if match is None or match.group(4) is None:
-        return text
-    return f"<{match.group(1)}><{match.group(2)}>{TIMESTAMP_TOKEN} {_words(match.group(4))}"
-
-
-def words_of(text: str) -> str:
-    """The words of a line of ``text``, without special tokens in front and times; of words alone themselves."""
-    match = _TEXT_LINE.fullmatch(text)
-    return text if match is None else _words(match.group(4) or match.group(3) or "")
-
-
-def _words(timed: str) -> str:
-    return " ".join(_TIME.sub(" ", timed).split())
-
-
 def utterance_faults(utt: Utterance) -> list[tuple[str, str]]:
     """All that is wrong with one utterance, as (file it belongs to, message)."""
     faults = []
@@ -156,12 +134,12 @@ def utterance_faults(utt: Utterance) -> list[tuple[str, str]]:
         faults.append(("wav.scp", "audio path is empty"))
     elif not _is_line(utt.wav):
         faults.append(("wav.scp", f"audio path must be one line without tabs, got {utt.wav!r}"))
-    if not _LANG.fullmatch(utt.lang):
+    if not is_lang(utt.lang):
         faults.append(("utt2lang", f"language must be {LANG_RULE}; got {utt.lang!r}"))
-    if not _TASK.fullmatch(utt.task):
+    if not is_task(utt.task):
         faults.append(("utt2task", f"task must be {TASK_RULE}; got {utt.task!r}"))
     faults += _text_faults("text", utt.text, allow_na=False)
-    if utt.timed is not None and not (_is_line(utt.timed) and _words(utt.timed) == utt.text):
+    if utt.timed is not None and not (_is_line(utt.timed) and words_between(utt.timed) == utt.text):
         faults.append(("text", f"text with times must be the text and times alone, got {utt.timed[:60]!r}"))
     faults += _text_faults("text.ctc", utt.text_ctc, allow_na=True)
     faults += _text_faults("text.prev", utt.text_prev, allow_na=True)
@@ -318,15 +296,15 @@ def _assemble(path: Path, utt_id: str, tables: Mapping[str, Table]) -> tuple[Utt
     def problem(name: str, message: str) -> None:
         problems.append(Problem(str(path / name), line[name], utt_id, message, name))
 
-    match = _TEXT_LINE.fullmatch(row["text"])
-    if match is None:
+    text = TextLine.parse(row["text"])
+    if text is None:
         problem("text", f"must start with <lang><task>{TIMESTAMP_TOKEN} or a time, got {row['text'][:60]!r}")
-    for name, token in zip(("utt2lang", "utt2task"), match.groups()[:2] if match else (), strict=False):
+    for name, token in (("utt2lang", text.lang), ("utt2task", text.task)) if text else ():
         if token != row[name]:
             problem("text", f"has <{token}> where {name} says {row[name]!r}")
     if not re.fullmatch(r"-?\d+", row["utt2num_samples"]):
         problem("utt2num_samples", f"must be a whole number, got {row['utt2num_samples']!r}")
-    if problems or match is None:
+    if problems or text is None:
         return None, problems
     utt = Utterance(
         utt_id=utt_id,
@@ -334,11 +312,11 @@ def _assemble(path: Path, utt_id: str, tables: Mapping[str, Table]) -> tuple[Utt
         spk=row["utt2spk"],
         lang=row["utt2lang"],
         task=row["utt2task"],
-        text=(match.group(3) or "") if match.group(4) is None else _words(match.group(4)),
+        text=text.words,
         text_ctc=row["text.ctc"],
         num_samples=int(row["utt2num_samples"]),
         text_prev=row["text.prev"],
-        timed=match.group(4),
+        timed=text.timed,
     )
     for name, message in utterance_faults(utt):
         problem(name, message)

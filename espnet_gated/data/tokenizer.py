@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from espnet_gated.data.datadir import NO_TEXT, TIMESTAMP_TOKEN
+from espnet_gated.data.text_line import NO_TEXT, TIMESTAMP_TOKEN
 
 NO_SPEECH = "<nospeech>"
 FIRST_TOKENS = ("<blank>", "<unk>")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_gated.data.audio import AudioError, audio_info, is_there, read_audio
-from espnet_gated.data.datadir import symbols_of
 from espnet_gated.data.ffmpeg import MissingDecoderError
+from espnet_gated.data.text_line import symbols_of
 from espnet_gated.inference.request import Request
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from espnet_gated.data.datadir import TIMESTAMP_TOKEN, without_times
+from espnet_gated.data.text_line import TIMESTAMP_TOKEN, without_times
 from espnet_gated.inference.request import Request
 from espnet_gated.inference.speech2text import Speech2Text
 
