@@ -8,6 +8,7 @@ writes ``data/{train,dev,test}``. With ``--download`` the corpus (20 GB) is fetc
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def prepare_europarl_st(
 
     def read() -> tuple[Sets, dict[str, Any]]:
         parts: dict[str, list[Any]] = {split: [] for split in europarl_st.SPLITS}
+        left_out: dict[str, Counter[str]] = {split: Counter() for split in europarl_st.SPLITS}
         for source in langs:
             targets = sorted(target for lang, target in pairs if lang == source)
             found = europarl_st.prepare_europarl_st(
@@ -87,8 +89,9 @@ def prepare_europarl_st(
                         for segment in manifests["supervisions"]
                     ]
                     parts[split].append({**manifests, "supervisions": segments})
+                    left_out[split] += manifests["left_out"]
         joined = {split: join(found) for split, found in parts.items()}
-        return {k: v[0] for k, v in joined.items()}, {k: v[1] for k, v in joined.items()}
+        return {k: v[0] for k, v in joined.items()}, {k: v[1] + left_out[k] for k, v in joined.items()}
 
     return prepare("europarl_st", places, pairs, {"langs": langs}, read)
 

@@ -25,6 +25,8 @@ from local.manifests.segments import Sets, canonical, join  # noqa: E402
 from local.pairs import parse_pairs  # noqa: E402
 
 SETS = ("train", "dev", "test")
+DATASETS = "datasets>=2.19,<3"
+"""Later ones run no scripts, and FLEURS is one on the hub (lhotse-speech/lhotse, issue 1535)."""
 # ISO 639-3 (macrolanguages as OWSM has them) and FLEURS' own names, by turns
 _NAMES = """
 afr af_za amh am_et ara ar_eg asm as_in ast ast_es aze az_az bel be_by ben bn_in bos bs_ba bul bg_bg cat ca_es
@@ -81,7 +83,7 @@ def prepare_fleurs(
         raise ValueError(f"text must be one of {', '.join(CHOICES['text'])}, got {text!r} (--text)")
     every = sorted({*langs, *(target for _, target in pairs)})  # languages that are only translated into are read too
     if download:
-        fleurs.download_fleurs(corpus_dir, [FLEURS_NAME[lang] for lang in every])
+        download_fleurs(corpus_dir, every)
     places = Places(Path(corpus_dir), Path(data_dir), Path(audio_dir), min_seconds, max_seconds, audio_format, nj)
 
     def read() -> tuple[Sets, dict[str, Counter[str]]]:
@@ -97,6 +99,26 @@ def prepare_fleurs(
         return sets, dropped
 
     return prepare("fleurs", places, pairs, {"langs": langs, "text": text}, read)
+
+
+def download_fleurs(corpus_dir: str | Path, langs: Sequence[str]) -> None:
+    """Fetch languages through lhotse, which has the package ``datasets`` run the script that FLEURS is on the hub.
+
+    Raises:
+        ValueError: where the installed ``datasets`` runs no scripts.
+        ImportError: where there is none.
+    """
+    try:
+        fleurs.download_fleurs(corpus_dir, [FLEURS_NAME[lang] for lang in langs])
+    except ImportError:
+        raise ImportError(f"lhotse downloads FLEURS with the package datasets: pip install '{DATASETS}'") from None
+    except (RuntimeError, ValueError) as error:
+        if "script" not in str(error) and "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"FLEURS is a script on the hub, which this version of the package datasets does not run "
+            f"({' '.join(str(error).split())[:100]}): pip install '{DATASETS}'"
+        ) from None
 
 
 def find_root(corpus_dir: Path, langs: Sequence[str]) -> Path:

@@ -24,7 +24,7 @@ from local.manifests.cli import CHOICES, run  # noqa: E402
 from local.manifests.datadirs import Places, prepare  # noqa: E402
 from local.manifests.languages import ISO_639_1, check_langs  # noqa: E402
 from local.manifests.segments import Manifests, Sets, canonical, join  # noqa: E402
-from local.manifests.ted import TimedText, read_pair  # noqa: E402
+from local.manifests.ted import TimedText, read_pair, untrimmed  # noqa: E402
 from local.pairs import parse_pairs  # noqa: E402
 
 URL = "https://www.openslr.org/resources/100"
@@ -82,7 +82,7 @@ def prepare_mtedx(
         for name, split in SETS.items():
             reasons: Counter[str] = Counter()
             parts = [_asr(spoken[ISO_639_1[lang]][split], root, lang, split, text, reasons) for lang in langs]
-            parts += [_translated(root, source, target, split) for source, target in sorted(pairs)]
+            parts += [_translated(root, source, target, split, reasons) for source, target in sorted(pairs)]
             sets[name], found = join(parts)
             dropped[name] = reasons + found
         return sets, dropped
@@ -129,25 +129,32 @@ def _asr(manifests: Manifests, root: Path, lang: str, split: str, style: str, re
     if style == "normalised":
         return {**manifests, "supervisions": [canonical(segment, lang) for segment in segments]}
     txt_dir = _data(root, lang, lang) / split / "txt"
-    lines = TimedText(txt_dir, split, ISO_639_1[lang])
-    texts = [lines.at(segment.recording_id, segment.start) for segment in segments]
-    found = sum(line is not None for line in texts)
+    timed = TimedText(txt_dir, split, ISO_639_1[lang])
+    lines = [timed.at(segment.recording_id, segment.start) for segment in segments]
+    found = sum(line is not None for line in lines)
     if found < ENOUGH * len(segments):
         raise ValueError(
             f"{txt_dir}: has lines for {found} of the {len(segments)} segments of the vtt files; use --text normalised"
         )
     reasons[NO_CASED] += len(segments) - found
-    kept = [canonical(s, lang, line) for s, line in zip(segments, texts, strict=True) if line is not None]
+    reasons += timed.lost(manifests["recordings"])
+    recordings = {recording.id: recording for recording in manifests["recordings"]}
+    kept = [
+        canonical(untrimmed(segment, line, recordings[segment.recording_id]), lang, line.text)
+        for segment, line in zip(segments, lines, strict=True)
+        if line is not None
+    ]
     return {**manifests, "supervisions": kept}
 
 
-def _translated(root: Path, source: str, target: str, split: str) -> dict[str, Any]:
+def _translated(root: Path, source: str, target: str, split: str, reasons: Counter[str]) -> dict[str, Any]:
     """Translations only: what is said in them is in the source language's own corpus, which ASR uses."""
-    manifests = read_pair(_data(root, source, target), split, ISO_639_1[source], ISO_639_1[target])
+    manifests, left_out = read_pair(_data(root, source, target), split, ISO_639_1[source], ISO_639_1[target])
     segments = [
         canonical(segment, source, translations={target: segment.custom["translation"]}, asr=False)
         for segment in manifests["supervisions"]
     ]
+    reasons += left_out
     return {**manifests, "supervisions": segments}
 
 

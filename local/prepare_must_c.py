@@ -22,7 +22,7 @@ from local.manifests.cli import run  # noqa: E402
 from local.manifests.datadirs import Places, prepare  # noqa: E402
 from local.manifests.languages import ISO_639_1, check_langs  # noqa: E402
 from local.manifests.segments import Sets, canonical, join  # noqa: E402
-from local.manifests.ted import TimedText  # noqa: E402
+from local.manifests.ted import TimedText, untrimmed  # noqa: E402
 from local.pairs import parse_pairs  # noqa: E402
 
 SETS = ("train", "dev", "tst-COMMON", "tst-HE")
@@ -68,6 +68,7 @@ def prepare_must_c(
     def read() -> tuple[Sets, dict[str, Counter[str]]]:
         parts: dict[str, list[Any]] = {name: [] for name in SETS}
         missing: Counter[str] = Counter()
+        lost = {name: Counter[str]() for name in SETS}
         for _, target in sorted(pairs):
             code = ISO_639_1[target]
             pair_dir = places.corpus_dir / f"en-{code}"
@@ -79,6 +80,7 @@ def prepare_must_c(
                     kind: load_manifest(places.manifests / f"must_c_{kind}_en-{code}_{name}.jsonl.gz")
                     for kind in ("recordings", "supervisions")
                 }
+                recordings = {recording.id: recording for recording in found["recordings"]}
                 english = TimedText(pair_dir / "data" / name / "txt", name, "en")
                 segments = []
                 for segment in found["supervisions"]:
@@ -86,10 +88,12 @@ def prepare_must_c(
                     if said is None:
                         missing[name] += 1
                     else:
-                        segments.append(canonical(segment, "eng", said, {target: segment.text}))
+                        whole = untrimmed(segment, said, recordings[segment.recording_id])
+                        segments.append(canonical(whole, "eng", said.text, {target: segment.text}))
+                lost[name] += english.lost(recordings.values())
                 parts[name].append({**found, "supervisions": segments})
         joined = {name: join(found) for name, found in parts.items()}
-        dropped = {name: both[1] + Counter({NO_ENGLISH: missing[name]}) for name, both in joined.items()}
+        dropped = {name: both[1] + lost[name] + Counter({NO_ENGLISH: missing[name]}) for name, both in joined.items()}
         return {name: both[0] for name, both in joined.items()}, dropped
 
     return prepare("must_c", places, pairs, {"langs": langs}, read)

@@ -64,7 +64,7 @@ def run(prepare: Callable[..., dict[str, Any]], langs: Sequence[str], arguments:
         package = f": pip install {error.name}" if error.name else ""
         print(f"{prepare.__name__}: a package is missing: {' '.join(str(error).split())}{package}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, MissingDecoderError) as error:
+    except (ValueError, OSError, AssertionError, MissingDecoderError) as error:  # lhotse asserts what it expects
         print(f"{prepare.__name__}: {error}", file=sys.stderr)
         return 1
     print(format_summary(summary))

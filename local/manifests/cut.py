@@ -14,13 +14,13 @@ from lhotse import Recording, SupervisionSegment
 from tqdm import tqdm
 
 from espnet_gated.data.audio import AudioError, AudioRange, Samples, decode_audio, read_spans, sample_range
-from local.manifests.segments import Manifests
+from local.manifests.segments import OUTSIDE, Manifests
 
 FS = 16000
 FORMATS = ("flac", "wav")
 SLACK = 0.01  # seconds within which a segment is its whole recording
 SHORTEST_SHARE = 0.9  # of a segment that must lie within its recording, or the text is not all there
-UNREADABLE, OUTSIDE, SILENT = "unreadable audio", "outside its recording", "silent audio"
+UNREADABLE, SILENT = "unreadable audio", "silent audio"
 
 
 @dataclass(frozen=True)

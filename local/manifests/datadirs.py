@@ -16,7 +16,7 @@ from lhotse import SupervisionSegment
 from espnet_gated.data.check import Limits, length_faults
 from espnet_gated.data.datadir import Utterance, utterance_faults, write_data_dir
 from local.manifests.cut import FS, Clip, cut_segments
-from local.manifests.segments import Sets, drop_leaks
+from local.manifests.segments import NO_AUDIO, Sets, drop_leaks
 
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9_.]+")
 
@@ -58,7 +58,7 @@ def prepare(
     """Read a corpus, cut its segments and write its data directories.
 
     Does nothing where the same call has finished before (``<data_dir>/<corpus>.json`` says so; without it all is done
-    again).
+    again, and where audio files were missing: they may be there by now).
 
     Args:
         corpus: name, for messages and files.
@@ -86,7 +86,9 @@ def prepare(
     made_from = json.loads(json.dumps(made_from))  # as the stamp gives it back
     stamp = places.data_dir / f"{corpus}.json"
     before = _read_stamp(stamp)
-    if before is not None and before["made_from"] == made_from:
+    if before is not None and before["made_from"] == made_from and _lacks_audio(before):
+        print(f"{places.data_dir}: {corpus} was prepared while audio was missing ({stamp.name}), looking again")
+    elif before is not None and before["made_from"] == made_from:
         print(f"{places.data_dir}: {corpus} is prepared already ({stamp.name}), nothing to do")
         return before
     stamp.unlink(missing_ok=True)
@@ -189,6 +191,10 @@ def _read_stamp(stamp: Path) -> dict[str, Any] | None:
         return summary if all((stamp.parent / name / "text").is_file() for name in sets) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _lacks_audio(summary: Mapping[str, Any]) -> bool:
+    return any(reasons.get(NO_AUDIO) for reasons in summary["dropped"].values())
 
 
 def _write_stamp(stamp: Path, summary: Mapping[str, Any]) -> None:

@@ -20,11 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import AudioSource, Recording, SupervisionSegment
 from lhotse.utils import resumable_download, safe_extract
 from tqdm import tqdm
 
 from espnet_gated.data.audio import AudioError, audio_info
+from local.manifests.segments import with_audio
 
 URL = "https://www.mllp.upv.es/europarl-st/v1.1.tar.gz"
 LANGUAGES = ("de", "en", "es", "fr", "it", "nl", "pl", "pt", "ro")
@@ -81,7 +82,7 @@ def prepare_europarl_st(
 
     Returns:
         ``de-en`` → ``train``, ``dev``, ``test`` → ``recordings`` and ``supervisions``; a supervision's ``text`` is the
-        transcript and ``custom["translation"]`` the translation.
+        transcript and ``custom["translation"]`` the translation. Beside them ``left_out``, reason → segments.
 
     Raises:
         ValueError: for a language or file that is missing, or files that disagree in length.
@@ -99,9 +100,10 @@ def prepare_europarl_st(
         speeches = sorted({segment.recording_id for found in segments.values() for segment in found})
         recordings = _recordings(root / source / "audios", speeches, num_jobs)
         for target in targets:
-            manifests[f"{source}-{target}"] = {
-                split: _with_audio(segments[target, split], recordings) for split in SPLITS
-            }
+            manifests[f"{source}-{target}"] = {}
+            for split in SPLITS:
+                found, left_out = with_audio(_first_of_each(segments[target, split]), recordings)
+                manifests[f"{source}-{target}"][split] = {**found, "left_out": left_out}
     if output_dir is not None:
         _write(manifests, Path(output_dir))
     return manifests
@@ -138,6 +140,14 @@ def _read_split(folder: Path, source: str, target: str) -> Iterator[SupervisionS
             speaker=speakers.get(speech, speech),
             custom={"translation": translation},
         )
+
+
+def _first_of_each(segments: Sequence[SupervisionSegment]) -> Sequence[SupervisionSegment]:
+    """Of segments that start alike, the first."""
+    once: dict[str, SupervisionSegment] = {}
+    for segment in segments:
+        once.setdefault(segment.id, segment)
+    return list(once.values())
 
 
 def _speakers(folder: Path) -> dict[str, str]:
@@ -189,24 +199,9 @@ def _recording(audio_dir: Path, speech: str) -> Recording | None:
     )
 
 
-def _with_audio(segments: Sequence[SupervisionSegment], recordings: dict[str, Recording]) -> dict[str, Any]:
-    """Manifests of the segments whose recording there is, cut off at its end; a start given twice keeps the first."""
-    kept: dict[str, SupervisionSegment] = {}
-    for segment in segments:
-        recording = recordings.get(segment.recording_id)
-        if recording is None or segment.start >= recording.duration:
-            continue
-        kept.setdefault(segment.id, segment.trim(recording.duration))
-    used = dict.fromkeys(segment.recording_id for segment in kept.values())
-    return {
-        "recordings": RecordingSet.from_recordings(recordings[name] for name in used),
-        "supervisions": SupervisionSet.from_segments(kept.values()),
-    }
-
-
 def _write(manifests: dict[str, dict[str, dict[str, Any]]], output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     for pair, sets in manifests.items():
         for split, kinds in sets.items():
-            for kind, manifest in kinds.items():
-                manifest.to_file(output_dir / f"europarl_st-{pair}_{kind}_{split}.jsonl.gz")
+            for kind in ("recordings", "supervisions"):
+                kinds[kind].to_file(output_dir / f"europarl_st-{pair}_{kind}_{split}.jsonl.gz")

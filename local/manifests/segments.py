@@ -18,13 +18,15 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from lhotse import RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
 Manifests = Mapping[str, Any]
 Sets = dict[str, Manifests]
 
 LEAKED = "its recording or sentence is in a later set"
 AMBIGUOUS = "two transcripts for the same seconds"
+NO_AUDIO = "no readable audio file"
+OUTSIDE = "outside its recording"
 
 
 def canonical(
@@ -42,6 +44,31 @@ def canonical(
     start, end = round(segment.start, 3), round(segment.end, 3)
     text = segment.text if text is None else text
     return replace(segment, start=start, duration=round(end - start, 3), language=language, text=text, custom=custom)
+
+
+def with_audio(
+    segments: Iterable[SupervisionSegment], recordings: Mapping[str, Recording | None]
+) -> tuple[Manifests, Counter[str]]:
+    """Manifests of the segments whose recording there is.
+
+    Their seconds stay as they are, unlike lhotse's ``fix_manifests`` has it: how much of a segment lies behind the end
+    of its recording is for :func:`local.manifests.cut.cut_segments` to see.
+
+    Args:
+        segments: of one set.
+        recordings: by name; ``None`` where its audio is missing or cannot be read.
+
+    Returns:
+        The manifests, and how many segments were left out for what reason.
+    """
+    every = list(segments)
+    kept = [segment for segment in every if recordings.get(segment.recording_id) is not None]
+    used = dict.fromkeys(segment.recording_id for segment in kept)
+    manifests = {
+        "recordings": RecordingSet.from_recordings(recordings[name] for name in used),
+        "supervisions": SupervisionSet.from_segments(kept),
+    }
+    return manifests, +Counter({NO_AUDIO: len(every) - len(kept)})
 
 
 def join(parts: Iterable[Manifests]) -> tuple[Manifests, Counter[str]]:

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import yaml
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet, fix_manifests
+from lhotse import Recording, SupervisionSegment
 from tqdm import tqdm
 
 from espnet_gated.data.audio import AudioError, audio_info
+from local.manifests.segments import NO_AUDIO, OUTSIDE, Manifests, with_audio
 
 SLACK = 0.1  # seconds by which two files may put the start of a segment differently
 
 
-def read_pair(data_dir: Path, split: str, source: str, target: str) -> dict[str, Any]:
+def read_pair(data_dir: Path, split: str, source: str, target: str) -> tuple[Manifests, Counter[str]]:
     """Manifests of ``<pair>/data/<split>``; ``text`` is the transcript, ``custom["translation"]`` the translation.
+
+    Returns:
+        The manifests, and how many segments were left out for what reason.
 
     Raises:
         ValueError: for missing files, or files that disagree in length.
@@ -53,10 +58,17 @@ def read_pair(data_dir: Path, split: str, source: str, target: str) -> dict[str,
                 custom={"translation": translation},
             )
         )
-    found = RecordingSet.from_recordings(recording for recording in recordings.values() if recording is not None)
     once = {segment.id: segment for segment in segments}
-    fixed, supervisions = fix_manifests(found, SupervisionSet.from_segments(once.values()))
-    return {"recordings": fixed, "supervisions": supervisions}
+    return with_audio(once.values(), recordings)
+
+
+@dataclass(frozen=True, order=True)
+class Line:
+    """A line and its segment: seconds from the recording's beginning, and its length."""
+
+    start: float
+    seconds: float
+    text: str
 
 
 class TimedText:
@@ -65,19 +77,36 @@ class TimedText:
     def __init__(self, txt_dir: Path, split: str, lang: str) -> None:
         """Read them; ``ValueError`` for missing files, or files that disagree in length."""
         rows = _read_yaml(txt_dir / f"{split}.yaml")
-        self._texts: dict[str, list[tuple[float, str]]] = {}
+        self._lines: dict[str, list[Line]] = {}
         for row, text in zip(rows, read_lines(txt_dir, split, lang, len(rows)), strict=True):
-            self._texts.setdefault(Path(row["wav"]).stem, []).append((float(row["offset"]), text))
-        for texts in self._texts.values():
-            texts.sort()
+            line = Line(float(row["offset"]), float(row["duration"]), text)
+            self._lines.setdefault(Path(row["wav"]).stem, []).append(line)
+        for lines in self._lines.values():
+            lines.sort()
 
-    def at(self, recording_id: str, start: float) -> str | None:
+    def at(self, recording_id: str, start: float) -> Line | None:
         """The line whose segment starts within ``SLACK`` of ``start``; the nearest of several."""
-        texts = self._texts.get(recording_id, [])
-        place = bisect_left(texts, (start, ""))
-        near = texts[max(0, place - 1) : place + 2]
-        best = min(near, key=lambda item: abs(item[0] - start), default=None)
-        return best[1] if best is not None and abs(best[0] - start) <= SLACK else None
+        lines = self._lines.get(recording_id, [])
+        place = bisect_left(lines, start, key=lambda line: line.start)
+        near = lines[max(0, place - 1) : place + 2]
+        best = min(near, key=lambda line: abs(line.start - start), default=None)
+        return best if best is not None and abs(best.start - start) <= SLACK else None
+
+    def lost(self, recordings: Iterable[Recording]) -> Counter[str]:
+        """How many lines lhotse's recipes pass over without a word, as there is no audio of them: reason → lines."""
+        ends = {recording.id: recording.duration for recording in recordings}
+        reasons: Counter[str] = Counter()
+        for name, lines in self._lines.items():
+            reasons[NO_AUDIO] += len(lines) if name not in ends else 0
+            reasons[OUTSIDE] += sum(line.start >= ends[name] for line in lines) if name in ends else 0
+        return +reasons
+
+
+def untrimmed(segment: SupervisionSegment, line: Line, recording: Recording) -> SupervisionSegment:
+    """A segment with its own end, where lhotse's recipes have put the end of its recording in its place."""
+    end = line.start + line.seconds
+    trimmed = abs(segment.end - recording.duration) <= SLACK and end > segment.end
+    return replace(segment, duration=end - segment.start) if trimmed else segment
 
 
 def read_lines(txt_dir: Path, split: str, lang: str, count: int) -> list[str]:

@@ -133,14 +133,14 @@ def test_texts_are_found_by_their_seconds(tmp_path):
     (tmp_path / "dev.yaml").write_text(yaml)
     (tmp_path / "dev.de").write_text("eins\nzwei\u2028zwei\ndrei\nvier\n", encoding="utf-8")
     texts = TimedText(tmp_path, "dev", "de")
-    assert [texts.at("a", s) for s in (0.95, 1.03, 1.05, 1.17, 1.2)] == [
+    assert [line and line.text for line in (texts.at("a", s) for s in (0.95, 1.03, 1.05, 1.17, 1.2))] == [
         "eins",
         "eins",
         "zwei\u2028zwei",
         "zwei\u2028zwei",
         None,
     ]
-    assert (texts.at("b", 1.0), texts.at("0x7", 3.5), texts.at("c", 1.0)) == ("drei", "vier", None)
+    assert (texts.at("b", 1.0).text, texts.at("0x7", 3.5).text, texts.at("c", 1.0)) == ("drei", "vier", None)
     (tmp_path / "dev.de").write_text("eins\n")
     with pytest.raises(ValueError, match=r"dev.de: has 1 lines, dev.yaml has 4 segments"):
         TimedText(tmp_path, "dev", "de")
@@ -195,7 +195,18 @@ def test_a_package_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
     places = [f"--{name}={tmp_path / name}" for name in ("corpus_dir", "data_dir", "audio_dir")]
     assert cli.run(prepare_fleurs.prepare_fleurs, ["deu"], [*places, "--download", "--langs", "deu"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prepare_fleurs: ")]
-    assert "a package is missing" in line and "pip install datasets" in line
+    assert "a package is missing" in line and "pip install 'datasets>=2.19,<3'" in line
+
+
+def test_a_package_that_runs_no_scripts_is_named(tmp_path, capsys, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("Dataset scripts are no longer supported, but found fleurs.py")
+
+    monkeypatch.setattr(prepare_fleurs.fleurs, "download_fleurs", refuse)
+    places = [f"--{name}={tmp_path / name}" for name in ("corpus_dir", "data_dir", "audio_dir")]
+    assert cli.run(prepare_fleurs.prepare_fleurs, ["deu"], [*places, "--download", "--langs", "deu"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prepare_fleurs: ")]
+    assert "no longer supported" in line and "pip install 'datasets>=2.19,<3'" in line
 
 
 def test_a_miniature_is_written_once_and_overwrites_nothing_else(tmp_path):

@@ -92,8 +92,9 @@ def test_manifests_are_in_the_shape_of_lhotse_s_recipes(corpus, tmp_path):
     found = europarl_st.prepare_europarl_st(corpus, tmp_path, ["de"], ["en", "de"])
     assert list(found) == ["de-en"] and list(found["de-en"]) == ["train", "dev", "test"]
     for split, manifests in found["de-en"].items():
-        for kind, manifest in manifests.items():
-            assert list(load_manifest(tmp_path / f"europarl_st-de-en_{kind}_{split}.jsonl.gz")) == list(manifest)
+        for kind in ("recordings", "supervisions"):
+            file = tmp_path / f"europarl_st-de-en_{kind}_{split}.jsonl.gz"
+            assert list(load_manifest(file)) == list(manifests[kind])
     (first, *_) = found["de-en"]["test"]["supervisions"]
     folder = corpus / "v1.1" / "de" / "en" / "test"
     assert (first.text, first.custom["translation"]) == (
@@ -136,11 +137,41 @@ def test_broken_audio_and_odd_times_are_left_out_with_a_reason(own_corpus, tmp_p
     for words in (f"{first}: unreadable audio", f"no audio for speech {second.stem}", "segments.lst:3: ends before"):
         assert words in said
     assert not (tmp_path / "data" / "europarl_st.json").exists()
-    for split in ("dev", "test"):  # what is good is found
-        assert (
-            len(europarl_st.prepare_europarl_st(own_corpus, languages=["it"])["it-en"][split]["supervisions"])
-            == SIZES[split]
-        )
+    found = europarl_st.prepare_europarl_st(own_corpus, languages=["it"])["it-en"]
+    assert [(len(sets["supervisions"]), sets["left_out"]) for sets in found.values()] == [
+        (0, {"no readable audio file": SIZES["train"]}),
+        (SIZES["dev"] + 1, {}),  # one of them after the end of its recording: for the cutting to see
+        (SIZES["test"], {}),
+    ]
+
+
+def test_what_lacks_audio_is_counted_and_looked_for_again(own_corpus, tmp_path, capsys):
+    """A test speech without audio, and then with it; a segment that runs past the end of its recording."""
+    root = own_corpus / "v1.1" / "it"
+    segments = root / "en" / "test" / "segments.lst"
+    first, second = lines(segments)
+    (speech,) = {line.split()[0] for line in (first, second)}
+    other = f"{speech}.other"
+    segments.write_text(f"{first}\n{other} {second.split(maxsplit=1)[1]}\n")
+    dev = root / "en" / "dev" / "segments.lst"
+    dev.write_text(lines(dev)[0] + "\n" + " ".join([lines(dev)[0].split()[0], "0.0", "900.0"]) + "\n")
+    for lang in ("it", "en"):
+        file = root / "en" / "dev" / f"segments.{lang}"
+        file.write_text(file.read_text() + "Un testo.\n")
+    summary = prepare(own_corpus, tmp_path, **ITALIAN)
+    assert summary["dropped"] == {
+        "train": {},
+        "dev": {"outside its recording": 1},
+        "test": {"no readable audio file": 1},
+    }
+    assert len(read_data_dir(tmp_path / "data" / "test")) == 2
+    (root / "audios" / f"{other}.m4a").write_bytes((root / "audios" / f"{speech}.m4a").read_bytes())
+    capsys.readouterr()
+    summary = prepare(own_corpus, tmp_path, **ITALIAN)
+    assert summary["dropped"]["test"] == {} and len(read_data_dir(tmp_path / "data" / "test")) == 4
+    assert "was prepared while audio was missing (europarl_st.json), looking again" in capsys.readouterr().out
+    assert prepare(own_corpus, tmp_path, **ITALIAN) == summary
+    assert "nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

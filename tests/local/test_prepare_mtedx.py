@@ -1,9 +1,11 @@
 """mTEDx: ASR through lhotse's recipe, translations beside it."""
 
+import re
 import shutil
 import tarfile
 
 import pytest
+import soundfile
 
 from espnet_gated.data.check import check_data_dir
 from espnet_gated.data.datadir import read_data_dir
@@ -79,10 +81,32 @@ def test_a_segment_without_a_cased_line_is_left_out(own_corpus, tmp_path, monkey
     rows = yaml.read_text().splitlines()
     yaml.write_text("\n".join([rows[0].replace("offset: 0.", "offset: 7000."), *rows[1:]]) + "\n")
     summary = prepare(own_corpus, tmp_path)
-    assert summary["dropped"]["train"] == {"no cased line at its seconds": 1}
+    # the line is somewhere else, where the talk is over
+    assert summary["dropped"]["train"] == {"no cased line at its seconds": 1, "outside its recording": 1}
     monkeypatch.setattr(module, "ENOUGH", 0.9)
     with pytest.raises(ValueError, match="has lines for 4 of the 5 segments.*use --text normalised"):
         prepare(own_corpus, tmp_path / "again")
+
+
+def test_segments_past_the_end_are_left_out_and_missing_talks_are_counted(own_corpus, tmp_path):
+    """In recognition, which lhotse reads, as in translation: neither a text with half of its audio nor silence."""
+    for pair in ("fr-fr", "fr-en"):  # half of the last segment of the French test talk is missing
+        (talk,) = (own_corpus / pair / "data" / "test" / "wav").iterdir()
+        *_, row = (own_corpus / pair / "data" / "test" / "txt" / "test.yaml").read_text().splitlines()
+        seconds, offset = (float(re.search(rf"{name}: ([0-9.]+)", row)[1]) for name in ("duration", "offset"))
+        samples, rate = soundfile.read(talk)
+        soundfile.write(talk, samples[: round((offset + seconds / 2) * rate)], rate)
+    for pair in ("it-en", "it-fr"):
+        (talk,) = (own_corpus / pair / "data" / "valid" / "wav").iterdir()
+        talk.unlink()
+    summary = prepare(own_corpus, tmp_path)
+    assert summary["dropped"] == {
+        "train": {},
+        "dev": {"no readable audio file": 2 * SIZES["dev"]},
+        "test": {"outside its recording": 1},
+    }
+    assert len(by_task(tmp_path / "data" / "test")["fra", "asr"]) == SIZES["test"] - 1
+    assert set(by_task(tmp_path / "data" / "dev")) == {("fra", "asr"), ("fra", "st_eng"), ("ita", "asr")}
 
 
 @pytest.mark.parametrize(

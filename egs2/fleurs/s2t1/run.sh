@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 scale=full                    # full or smoke
 corpus_dir=downloads          # holds fleurs, as lhotse downloads it
-download=false                # let lhotse fetch the languages (needs the package datasets)
+download=false                # let lhotse fetch the languages (needs a package: pip install 'datasets>=2.19,<3')
 init_model=                   # public model to start from: a folder or a tag; none: from scratch
 langs="deu eng fra ita"       # any of FLEURS' 102 (ISO 639-3)
 own_options="scale corpus_dir download init_model langs"
