@@ -138,6 +138,8 @@ class FurtherPasses(AbsESPnetModel):
             with torch.no_grad(), captured(self) as teacher:
                 super().forward(**{k: v.clone() if torch.is_tensor(v) else v for k, v in batch.items()})
         finally:
+            # Before torch 2.11 it kept what was cast without a gradient, for the student that comes next.
+            torch.clear_autocast_cache()
             self.train()
             self.__dict__.update(calculators)
             self._further_decoders = further
@@ -234,14 +236,15 @@ def captured(model: Any) -> Iterator[dict[str, Any]]:
     """
     found: dict[str, Any] = {}
 
-    def keep_encoder(_: Any, inputs: Any, options: Any, result: Any) -> None:
-        if "encoder" not in found:
+    # Replicas of torch's DataParallel have one dictionary of hooks: each keeps what its own parts return.
+    def keep_encoder(part: Any, inputs: Any, options: Any, result: Any) -> None:
+        if "encoder" not in found and part is model.encoder:
             out = _first(result)
             found["encoder_call"] = inputs, options
             found["encoder"] = out, ~make_pad_mask(result[1], maxlen=out.size(1)).to(out.device)
 
-    def keep_decoder(_: Any, inputs: Any, result: Any) -> None:
-        if "decoder" not in found and len(inputs) == 4:  # a transducer's has one
+    def keep_decoder(part: Any, inputs: Any, result: Any) -> None:
+        if "decoder" not in found and part is model.decoder and len(inputs) == 4:  # a transducer's has one
             out = _first(result)
             found["decoder_call"] = inputs
             real = ~make_pad_mask(inputs[3], maxlen=out.size(1)).to(out.device)

@@ -70,6 +70,7 @@ def register(task: str = "espnet2.tasks.s2t") -> None:
     tasks.start_gates_anew()
     tasks.let_workers_know()
     tasks.plot_open_attention()
+    tasks.tell_of_unused_parameters()
     tasks.add_optimizers({name: load(path) for name, path in OPTIMIZERS.items()})
 
 

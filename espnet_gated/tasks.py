@@ -24,6 +24,7 @@ from espnet2.train.dataset import AbsDataset
 from torch import nn
 
 from espnet_gated.data.contexts import DATA_TYPES
+from espnet_gated.gating.config import CONDITIONS
 from espnet_gated.gating.predictor import GatePredictor
 from espnet_gated.layers.convolutions import DepthwiseConv1dInTraining, lay_out_depthwise
 from espnet_gated.model import MODELS, GatedModelMixin, gating_options
@@ -43,9 +44,6 @@ def _gated(original: Any) -> Any:
     def build_model(cls: Any, args: argparse.Namespace) -> Any:
         model = build(cls, args)
         lay_out_depthwise(model, DepthwiseConv1dInTraining)
-        if leaves_parameters_out(model) and not getattr(args, "unused_parameters", False):
-            logging.info("unused_parameters: true, as gates leave parameters of this model without a gradient")
-            args.unused_parameters = True  # ESPnet makes its trainer's options of these after the model
         return model
 
     def build(cls: Any, args: argparse.Namespace) -> Any:
@@ -67,9 +65,21 @@ def _gated(original: Any) -> Any:
 def leaves_parameters_out(model: nn.Module) -> bool:
     """Whether a batch may leave parameters without a gradient, which data-parallel training must be told."""
     for predictor in _predictors(model):
-        if predictor.config.freeze_steps > 0 or "features" not in predictor.config.condition_on:
+        if predictor.config.freeze_steps > 0 or set(CONDITIONS) - set(predictor.config.condition_on):
+            return True
+        if any(field.kind == "vector" for field in predictor.context.fields):  # which the data need not have
             return True
     return getattr(model, "targets_per", "utterance") == "batch"
+
+
+def start_anew(model: nn.Module) -> None:
+    """Let the gates of a model that was trained begin another training: no update so far, no thresholds.
+
+    For models that ESPnet-EZ is handed ready-built; ``--init_param`` does the same.
+    """
+    for predictor in _predictors(model):
+        predictor.num_updates.zero_()
+        predictor.thresholds.zero_()
 
 
 def gate_model(model: nn.Module, options: dict[str, Any]) -> nn.Module:
@@ -214,6 +224,24 @@ class _WithoutContexts(AbsDataset):
 
     def __getitem__(self, uid: Any) -> Any:
         return self.dataset[uid]
+
+
+def tell_of_unused_parameters() -> None:
+    """Let data-parallel training look for parameters without a gradient where gates leave some (once)."""
+    original = vars(AbsTask)["build_optimizers"]
+    if hasattr(original.__func__, "tells_of_unused_parameters"):
+        return
+
+    @functools.wraps(original.__func__)
+    def build_optimizers(cls: Any, args: argparse.Namespace, model: nn.Module) -> Any:
+        # Here every model comes by, also those that ESPnet-EZ is handed; the trainer's options are made later.
+        if leaves_parameters_out(model) and not getattr(args, "unused_parameters", False):
+            logging.info("unused_parameters: true, as gates leave parameters of this model without a gradient")
+            args.unused_parameters = True
+        return original.__func__(cls, args, model)
+
+    build_optimizers.tells_of_unused_parameters = True  # type: ignore[attr-defined]
+    setattr(AbsTask, "build_optimizers", classmethod(build_optimizers))  # noqa: B010
 
 
 def add_optimizers(classes: Mapping[str, type[torch.optim.Optimizer]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -80,6 +81,8 @@ def load_weights(model: nn.Module, path: str) -> None:
         if name in state and state[name].shape != own[name].shape
     ]
     # A dense checkpoint has no predictors; one that has some must have all of them, but for what came later.
+    if any(".gate_predictor." in name for name in own) and not any(".gate_predictor." in name for name in state):
+        logging.warning("%s: a dense checkpoint: the model's gates are untrained ones, whatever they skip", path)
     gated = any(".gate_predictor." in name for name in state)
     optional = ".gate_predictor.thresholds" if gated else ".gate_predictor."
     missing = [name for name in own if name not in state and optional not in name]

@@ -31,7 +31,7 @@ from torch import Tensor
 import espnet_gated
 from espnet_gated.gating.context import GatingContext
 from espnet_gated.registry import CLASSES, ENCODERS
-from espnet_gated.tasks import gate_model
+from espnet_gated.tasks import gate_model, leaves_parameters_out, start_anew
 
 
 # -- names --------------------------------------------------------------------------------------------
@@ -67,6 +67,8 @@ def test_model_may_be_named(task: str) -> None:
         ({}, "utterance", False),
         ({"freeze_steps": 3}, "utterance", True),
         ({"condition_on": ["context", "sparsity"]}, "utterance", True),
+        ({"condition_on": ["features", "sparsity"]}, "utterance", True),
+        ({"condition_on": ["features", "context"]}, "utterance", True),
         ({}, "batch", True),
     ],
 )
@@ -75,9 +77,46 @@ def test_data_parallel_training_is_told_of_parameters_without_a_gradient(
 ) -> None:
     gated = {**DECODER_CONF, "gating": {**GATING, **gating}}
     options = options_of("s2t", decoder_conf=gated, model_conf={"targets_per": targets_per})
-    args = argparse.Namespace(**options, unused_parameters=False)
-    task_class("s2t").build_model(args)
+    training = {"optim": "adam", "optim_conf": {}, "sharded_ddp": False, "exclude_weight_decay": False}
+    args = argparse.Namespace(**options, **training, unused_parameters=False)
+    task = task_class("s2t")
+    model = task.build_model(args)
+    assert not args.unused_parameters
+    task.build_optimizers(args, model)  # which ESPnet-EZ calls, too, for a model that is handed to it
     assert args.unused_parameters == unused
+
+
+def test_a_vector_that_the_data_need_not_have_leaves_parameters_out() -> None:
+    assert leaves_parameters_out(build("s2t", model_conf={"context": {"speaker": {"vector": 8}}}))
+    assert not leaves_parameters_out(build("s2t"))
+
+
+def test_a_model_that_was_trained_may_start_anew() -> None:
+    model = build("s2t")
+    for predictor in (model.encoder.gate_predictor, model.decoder.gate_predictor):
+        predictor.num_updates.fill_(7)
+        predictor.thresholds.fill_(0.5)
+    weights = {k: v.clone() for k, v in model.state_dict().items() if "num_updates" not in k and "thresholds" not in k}
+    start_anew(model)
+    state = model.state_dict()
+    assert not any(state[k].any() for k in state if "num_updates" in k or "thresholds" in k)
+    assert all(torch.equal(state[k], v) for k, v in weights.items())
+
+
+@pytest.mark.parametrize("init", ["xavier_uniform", "chainer"])
+@pytest.mark.parametrize("name", ["espnet", "gated"])
+def test_the_option_init_leaves_predictors_where_they_start(init: str, name: str) -> None:
+    """ESPnet's ``init`` would zero every bias, which holds the priors, and draw wide matrices."""
+    decoder = {**DECODER_CONF, "gating": {**GATING, "prior": 2.0}}
+    torch.manual_seed(0)
+    plain = build("s2t", decoder_conf=decoder).decoder.gate_predictor
+    predictor = build("s2t", decoder_conf=decoder, init=init, model=name).decoder.gate_predictor
+    assert plain.output.bias.abs().max() == 2.0
+    assert torch.equal(predictor.output.bias, plain.output.bias)
+    for of, like in zip(predictor.parameters(), plain.parameters(), strict=True):
+        assert float(of.std()) == pytest.approx(float(like.std()), rel=1.5, abs=1e-6)
+    asked = predictor.logits(torch.randn(4, predictor.norm.normalized_shape[0]), torch.full((4,), 0.5))
+    assert (asked - predictor.output.bias * predictor.config.gate_speed).abs().max() < 0.5
 
 
 @pytest.mark.parametrize("task", TASKS)

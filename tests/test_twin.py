@@ -57,6 +57,16 @@ def test_checkpoints_load_both_ways(stacks, tmp_path):
         assert torch.equal(other_dense.state_dict()[key], value), key
 
 
+def test_gates_that_nobody_trained_are_told_of(tmp_path, caplog):
+    dense, gated = encoders()
+    for name, module in (("dense", dense), ("gated", gated)):
+        torch.save(torch.nn.ModuleDict({"stack": module}).state_dict(), tmp_path / f"{name}.pth")
+    for model, checkpoint, told in ((gated, "dense", True), (gated, "gated", False), (dense, "dense", False)):
+        caplog.clear()
+        load_weights(torch.nn.ModuleDict({"stack": model}), str(tmp_path / f"{checkpoint}.pth"))
+        assert ("dense.pth: a dense checkpoint: the model's gates are untrained" in caplog.text) == told
+
+
 def test_a_checkpoint_runs_no_code(tmp_path):
     class Trap:
         def __reduce__(self):

@@ -71,7 +71,7 @@ class ContextField:
         return UNKNOWN
 
     def rows_of_labels(self, codes: Tensor) -> Tensor:
-        """Rows of labels that come as UTF-8 bytes.
+        """Rows of labels that come as UTF-8 bytes, as :meth:`row` finds them.
 
         Args:
             codes: (B, L) bytes, padded with -1.
@@ -79,13 +79,15 @@ class ContextField:
         Returns:
             (B,) rows; 0 for unknown labels.
         """
+        labels = [*self.values, *(v[1:-1] for v in self.values if _SPECIAL.match(v) and v[1:-1] not in self.values)]
+        rows = torch.tensor([self.row(label) for label in labels], device=codes.device)
         table = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(list(value.encode())) for value in self.values], batch_first=True, padding_value=-1
+            [torch.tensor(list(label.encode())) for label in labels], batch_first=True, padding_value=-1
         ).to(codes.device)
         width = max(table.size(1), codes.size(1))
         table, codes = (F.pad(t, (0, width - t.size(1)), value=-1) for t in (table, codes))
         same = (codes[:, None] == table).all(-1)
-        return (same * torch.arange(1, len(self.values) + 1, device=codes.device)).sum(-1)
+        return (same * rows).sum(-1)
 
 
 def special_tokens(token_list: Sequence[str]) -> tuple[str, ...]:
@@ -248,6 +250,18 @@ class TokenContext:
         return {name: picked[:, i].to(ys.device) for i, name in enumerate(self.names)}
 
 
+class _Table(torch.nn.Embedding):
+    """Embeddings whose sum with others is no larger than the features."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        torch.nn.init.normal_(self.weight, std=self.embedding_dim**-0.5)
+
+    def espnet_initialization_fn(self) -> None:
+        """ESPnet's option ``init`` may have drawn them anew, after those of the predictor were reset."""
+        self.reset_parameters()
+
+
 class ContextEncoder(torch.nn.Module):
     """Sum of the embeddings of all declared contexts.
 
@@ -268,8 +282,7 @@ class ContextEncoder(torch.nn.Module):
             if f.kind == "vector":
                 self.tables[f.name] = torch.nn.Linear(f.size, size)
             else:
-                self.tables[f.name] = torch.nn.Embedding(len(f.values) + 1, size)
-                torch.nn.init.normal_(self.tables[f.name].weight, std=size**-0.5)
+                self.tables[f.name] = _Table(len(f.values) + 1, size)
 
     def forward(self, context: GatingContext | None, like: Tensor) -> Tensor:
         """Embed the context.
@@ -317,4 +330,7 @@ class ContextEncoder(torch.nn.Module):
     @staticmethod
     def _check(name: str, value: Tensor, like: Tensor) -> None:
         if value.size(0) != like.size(0):
-            raise ValueError(f"context {name!r} is for {value.size(0)} utterances, the batch has {like.size(0)}")
+            raise ValueError(
+                f"context {name!r} is for {value.size(0)} utterances, the batch has {like.size(0)} (that of a search's "
+                "primer stays until the next search, or announce_primer(None))"
+            )

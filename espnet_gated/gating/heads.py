@@ -20,7 +20,7 @@ class LayerHead(torch.nn.Module):
         super().__init__()
         self.norm = torch.nn.LayerNorm(feature_size)
         self.features = torch.nn.Linear(feature_size, width)
-        self.output = output_layer(width, bias)
+        self.output = OutputLayer(width, bias)
 
 
 def spread_layers(layers: Sequence[int]) -> Tensor:
@@ -46,10 +46,21 @@ def spread_layers(layers: Sequence[int]) -> Tensor:
     return torch.tensor([1.0 - step * kept.index(layer) for layer in layers])
 
 
-def output_layer(width: int, bias: Tensor) -> torch.nn.Linear:
-    """Starts near its bias (M,), so that an untrained predictor follows the asked sparsity and the prior alone."""
-    layer = torch.nn.Linear(width, bias.numel())
-    torch.nn.init.normal_(layer.weight, std=0.1 * width**-0.5)
-    with torch.no_grad():
-        layer.bias.copy_(bias)
-    return layer
+class OutputLayer(torch.nn.Linear):
+    """Starts near its bias, so that an untrained predictor follows the asked sparsity and the prior alone.
+
+    Args:
+        width: of the hidden layer.
+        start: (M,) where the log-odds start.
+    """
+
+    def __init__(self, width: int, start: Tensor):
+        self.start = start.tolist()
+        super().__init__(width, len(self.start))
+
+    def reset_parameters(self) -> None:
+        """Go back to the start."""
+        super().reset_parameters()
+        torch.nn.init.normal_(self.weight, std=0.1 * self.in_features**-0.5)
+        with torch.no_grad():
+            self.bias.copy_(torch.tensor(self.start))

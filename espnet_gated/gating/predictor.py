@@ -13,7 +13,7 @@ from torch import Tensor
 from espnet_gated.gating.config import GatingConfig, check_sparsity
 from espnet_gated.gating.context import ContextEncoder, ContextField, GatingContext
 from espnet_gated.gating.gates import Gates, ModuleName, all_open, from_values, precise
-from espnet_gated.gating.heads import LayerHead, output_layer, spread_layers
+from espnet_gated.gating.heads import LayerHead, OutputLayer, spread_layers
 from espnet_gated.gating.hierarchy import Scores, prior_log_odds
 from espnet_gated.gating.local import LocalGates, Tally, draw, per_row, pool
 from espnet_gated.gating.policy import THRESHOLD_SPARSITIES, InferencePolicy, interpolated
@@ -82,14 +82,24 @@ class GatePredictor(torch.nn.Module):
                 {str(layer): LayerHead(feature_size, width, torch.cat(start)) for layer, start in layers}
             )
         else:
-            self.output = output_layer(width, torch.cat([part for kind in zip(*starts, strict=True) for part in kind]))
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+            self.output = OutputLayer(width, torch.cat([part for kind in zip(*starts, strict=True) for part in kind]))
+        # Not an integer: of those ESPnet's averaged checkpoints have the sum.
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.float64))
         # Of the learned budget: 0 until espnet_gated.inference.learned_budget has seen some speech.
         self.register_buffer("thresholds", torch.zeros(2, len(THRESHOLD_SPARSITIES)))
         self.always_open = False  # of a dense stack in a gated class: nobody has trained these gates
         self.current: GatingContext | None = None
         self.policy = InferencePolicy()
         self._last: Gates | LocalGates | None = None
+
+    def espnet_initialization_fn(self) -> None:
+        """Start as without ESPnet's option ``init``, which sets every bias to 0 and every matrix as those of layers.
+
+        ESPnet calls this after it.
+        """
+        for part in self.modules():
+            if isinstance(part, torch.nn.Linear | torch.nn.LayerNorm | torch.nn.Embedding):
+                part.reset_parameters()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As in torch; in ``model.to(torch.bfloat16)`` the predictor keeps its type: rounded, it would open others."""

@@ -122,6 +122,15 @@ def test_embeddings_are_summed():
     torch.testing.assert_close(encoder()(context, LIKE), expected)
 
 
+def test_labels_in_training_are_found_as_in_decoding():
+    (field,) = parse_fields({"lang": {"category": ["<deu>", "fra", "<fra>"]}}, TOKENS)
+    labels = ["deu", "<deu>", "fra", "<fra>", "ita", "<fra"]
+    codes = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(list(label.encode())) for label in labels], batch_first=True, padding_value=-1
+    )
+    assert field.rows_of_labels(codes).tolist() == [field.row(label) for label in labels] == [1, 1, 2, 3, 0, 0]
+
+
 def test_what_is_missing_is_unknown():
     table, unknown = encoder().tables, torch.zeros(2, dtype=torch.long)
     expected = table["lang"](unknown) + table["device"](unknown)

@@ -279,6 +279,22 @@ def test_updates_are_counted_in_training_and_saved():
     assert torch.equal(other.eval()(POOLED).logits, predictor.eval()(POOLED).logits)
 
 
+def test_an_average_of_checkpoints_has_had_their_mean_number_of_updates():
+    """ESPnet averages what is no integer, and sums up what is."""
+    states = []
+    for updates in (40, 50, 60):
+        predictor = make()
+        predictor.num_updates.fill_(updates)
+        states.append(predictor.state_dict())
+    total = {k: sum(state[k] for state in states) for k in states[0]}
+    average = {k: v if str(v.dtype).startswith("torch.int") else v / 3 for k, v in total.items()}
+    other = make(freeze_steps=100)
+    other.load_state_dict(average)
+    assert int(other.num_updates) == 50 and not other.frozen
+    other.load_state_dict({**average, "num_updates": torch.tensor(7)})  # of earlier versions
+    assert int(other.num_updates) == 7
+
+
 def test_targets_are_drawn_from_their_range_after_a_ramp():
     predictor = make(target_sparsity=(0.2, 0.6), dense_prob=0.25, warmup_steps=10).train()
     with torch.random.fork_rng():
