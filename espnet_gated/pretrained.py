@@ -172,7 +172,9 @@ def _named(config_file: Path, option: str, name: str | None) -> Path:
     """A file that a configuration names, wherever its folder was moved: from here, a folder above it, or beside it."""
     if not name:
         raise ValueError(f"{config_file}: names no {option} (--model)")
-    for path in (Path(name), *(folder / name for folder in config_file.resolve().parents)):
+    # Downloads of the Hugging Face hub are folders of links into a cache that has other names.
+    folders = dict.fromkeys([*config_file.absolute().parents, *config_file.resolve().parents])
+    for path in (Path(name), *(folder / name for folder in folders)):
         if path.is_file():
             return path
     if (beside := config_file.parent / Path(name).name).is_file():

@@ -61,6 +61,19 @@ def test_a_published_folder(tmp_path, capsys):
     assert "8 tokens" in capsys.readouterr().out
 
 
+def test_a_folder_as_the_hub_s_cache_lays_it_out(tmp_path):
+    """A snapshot is a folder of links into blobs, whose names say nothing."""
+    real = published(tmp_path / "real")
+    snapshot, blobs = tmp_path / "models--a" / "snapshots" / "1f", tmp_path / "models--a" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, file in enumerate(sorted(f for f in real.rglob("*") if f.is_file())):
+        link = snapshot / file.relative_to(real)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.rename(blobs / f"{number:040x}"))
+    assert run(snapshot, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "bpe.model").read_bytes() == b"pieces"
+
+
 def test_a_folder_of_an_experiment(tmp_path):
     hub = published(tmp_path / "hub", meta=False)
     exp = hub / "exp" / "s2t_train"

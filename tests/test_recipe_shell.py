@@ -90,6 +90,28 @@ def test_a_finished_step_runs_again_only_for_other_inputs(tmp_path):
     assert runs(word="other")
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after", "again"),
+    [
+        ("a.yaml", "lr: 1 # old\n\n# all\n", "lr: 1  # new\n", False),
+        ("a.yaml", "lr: 1\n", "lr: 1 # 2\n", False),
+        ("a.yaml", "lr: 1\n", "lr: 1#2\n", True),
+        ("a.yaml", "token: '▁ # a'\n", "token: '▁ # b'\n", True),
+        ("a.txt", "lr: 1 # old\n", "lr: 1 # new\n", True),
+    ],
+)
+def test_comments_of_yaml_files_are_no_other_input(tmp_path, name, before, after, again):
+    file = tmp_path / name
+    script = f". utils/steps.sh; if begin {tmp_path}/out work {file}; then echo ran; finish; fi"
+    printed = []
+    for content in (before, after):
+        file.write_text(content)
+        result = bash(script)
+        assert result.returncode == 0, result.stderr
+        printed.append("ran\n" in result.stdout)
+    assert printed == [True, again]
+
+
 def test_a_failed_step_is_not_finished(tmp_path):
     (tmp_path / "input").write_text("1")
     assert step(tmp_path, "false").returncode == 1
@@ -284,6 +306,13 @@ def test_white_space_in_places_of_corpora_is_refused(option):
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert f"no white space, please: '/tmp/my corpus' (--{option})" in result.stderr
+
+
+def test_a_recipe_of_translations_wants_a_language_to_translate_into():
+    command = [ROOT / "egs2" / "mtedx" / "s2t1" / "run.sh", "--tgt_langs", ""]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "at least one language to translate into, please (--tgt_langs)" in result.stderr
 
 
 def test_initial_checkpoints_are_found_among_options():

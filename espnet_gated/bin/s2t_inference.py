@@ -153,6 +153,11 @@ def _check_options(args: argparse.Namespace) -> None:
     previous = [path for path, name, _ in args.data_path_and_name_and_type or [] if name != "speech"]
     if previous:
         raise ValueError(f"{previous[0]}: only speech is read here (--data_path_and_name_and_type)")
+    for name in ("word_lm_train_config", "word_lm_file"):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"a word LM, {getattr(args, name)}, is what ESPnet's S2T decoding has not either (--{name})"
+            )
     if args.engine != "espnet":
         return
     ours = {

@@ -301,6 +301,10 @@ def test_a_failed_run_leaves_earlier_results_alone(gated_checkpoint, own_data, t
         ({"batch_size": 0}, "batch_size must be at least 1, got 0 (--batch_size)"),
         ({"flops_every": 0, "measure_flops": "true"}, "flops_every must be at least 1, got 0 (--flops_every)"),
         ({"data_path_and_name_and_type": "x/text.prev,text_prev,text"}, "x/text.prev: only speech is read here"),
+        (
+            {"word_lm_file": "lm.pth"},
+            "a word LM, lm.pth, is what ESPnet's S2T decoding has not either (--word_lm_file)",
+        ),
         ({"engine": "espnet", "budget": "fixed"}, "--budget fixed needs --engine gated, got --engine espnet"),
         ({"engine": "espnet", "sparsity": 0.5}, "--sparsity 0.5 needs --engine gated, got --engine espnet"),
         ({"engine": "espnet", "pad_to_speech_length": "false"}, "--pad_to_speech_length False needs --engine gated"),

@@ -220,7 +220,7 @@ refuse_rows_twice
 if in_stage 1; then
     log "Stage 1: data"
     # shellcheck disable=SC2086
-    run "${dumpdir}/log/data.log" p local/data.sh --data_dir "${datadir}" --nj "${nj}" ${local_data_opts}
+    PYTHON="${python%% *}" run "${dumpdir}/log/data.log" p local/data.sh --data_dir "${datadir}" --nj "${nj}" ${local_data_opts}
 fi
 
 if in_stage 2; then

@@ -19,6 +19,7 @@ own_options="scale corpus_dir download init_model langs tgt_langs"
 tasks=asr
 pairs=
 for lang in ${tgt_langs}; do tasks+=" st_${lang}" pairs+="${pairs:++}all-${lang}"; done
+[ -n "${pairs}" ] || die "at least one language to translate into, please (--tgt_langs); for recognition alone: local/prepare_mtedx.py --st_pairs"
 use_scale --langs "${langs// /+}" --st_pairs "${pairs}" --download "${download}"
 use_init_model
 

@@ -76,6 +76,6 @@ use_init_model() {
     local dir
     dir="$(option dumpdir dump)/pretrained"
     # shellcheck disable=SC2086
-    python3 -m espnet_gated.bin.use_pretrained --model "${init_model}" --output_dir "${dir}" --langs ${langs} --tasks ${tasks}
+    "$(option python python3)" -m espnet_gated.bin.use_pretrained --model "${init_model}" --output_dir "${dir}" --langs ${langs} --tasks ${tasks}
     options=(--token_dir "${dir}" --dense_args "--init_param ${dir}/model.pth" "${options[@]}")
 }

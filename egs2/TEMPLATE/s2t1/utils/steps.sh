@@ -22,10 +22,21 @@ count_lines() {
     awk 'END {print NR}' "$1"
 }
 
+# A comment in a YAML file is no reason to train again. Lines with quotes stay as they are: there # may be part of a value.
+_without_comments() {
+    sed -E "/[\"']/! s/(^|[[:space:]]+)#.*\$//; /^[[:space:]]*\$/d" "$1"
+}
+
 _key_of() {
     local item
     for item in "$@"; do
-        if [ -f "${item}" ]; then sha256sum <"${item}"; else printf '%s\n' "${item}"; fi
+        if [[ ${item} = *.yaml && -f ${item} ]]; then
+            _without_comments "${item}" | sha256sum
+        elif [ -f "${item}" ]; then
+            sha256sum <"${item}"
+        else
+            printf '%s\n' "${item}"
+        fi
     done | sha256sum | cut -d ' ' -f 1
 }
 
@@ -54,7 +65,7 @@ begin() {
             aside)
                 local old
                 old="${step_dir}.old.$(date '+%Y%m%dT%H%M%S')"
-                log "The options of ${step_dir} have changed: the old checkpoints are kept in ${old}"
+                log "The options of ${step_dir} have changed: the old checkpoints are kept in ${old}, what they decoded is not"
                 mv "${step_dir}" "${old}" || die "cannot move ${step_dir} to ${old}"
                 rm -rf "${old}"/decode "${old}"/decode_* "${old}"/budget_*.json # made by other weights: not to be counted among the results
                 ;;

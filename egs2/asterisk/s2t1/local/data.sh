@@ -23,7 +23,7 @@ natural=0                           # share of what is synthesised by voices tra
 
 [ "${second_voices}" = true ] && voices=--second_voices || voices=--no-second_voices
 # shellcheck disable=SC2086
-python3 "${MAIN_ROOT}/local/prepare_asterisk.py" --data_dir "${data_dir}" --downloads_dir "${downloads_dir}" \
+"${PYTHON:-python3}" "${MAIN_ROOT}/local/prepare_asterisk.py" --data_dir "${data_dir}" --downloads_dir "${downloads_dir}" \
     --langs ${langs//+/ } --st_pairs ${st_pairs//+/ } ${voices} --max_seconds "${max_seconds}" --seed "${seed}" --nj "${nj}" \
     --speeds ${speeds//,/ } --joined "${joined}" --synth_voices "${synth_voices}" --synth_spans "${synth_spans}" \
     --synth_guide "${synth_guide}" --natural "${natural}"

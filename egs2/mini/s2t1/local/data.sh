@@ -12,5 +12,5 @@ nj=2
 . utils/parse_options.sh
 . ./path.sh
 
-python3 "${MAIN_ROOT}/local/prepare_mini.py" --data_dir "${data_dir}" --audio_dir "${audio_dir:-${data_dir}/audio}" \
+"${PYTHON:-python3}" "${MAIN_ROOT}/local/prepare_mini.py" --data_dir "${data_dir}" --audio_dir "${audio_dir:-${data_dir}/audio}" \
     --scale "${scale}" --seed "${seed}" --large_test "${large_test}" --workers "${nj}"

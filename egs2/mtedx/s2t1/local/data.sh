@@ -15,9 +15,9 @@ nj=2
 . ./path.sh
 
 if [ "${miniature}" = true ]; then
-    python3 "${MAIN_ROOT}/local/miniature.py" --corpus mtedx --corpus_dir "${corpus_dir}"
+    "${PYTHON:-python3}" "${MAIN_ROOT}/local/miniature.py" --corpus mtedx --corpus_dir "${corpus_dir}"
 fi
 [ "${download}" = true ] && download=--download || download=--no-download
 # shellcheck disable=SC2086
-python3 "${MAIN_ROOT}/local/prepare_mtedx.py" --corpus_dir "${corpus_dir}" --data_dir "${data_dir}" \
+"${PYTHON:-python3}" "${MAIN_ROOT}/local/prepare_mtedx.py" --corpus_dir "${corpus_dir}" --data_dir "${data_dir}" \
     --audio_dir "${audio_dir}" --langs ${langs//+/ } --st_pairs ${st_pairs//+/ } --nj "${nj}" ${download}

@@ -13,8 +13,8 @@ nj=2
 . ./path.sh
 
 if [ "${miniature}" = true ]; then
-    python3 "${MAIN_ROOT}/local/miniature.py" --corpus must_c --corpus_dir "${corpus_dir}"
+    "${PYTHON:-python3}" "${MAIN_ROOT}/local/miniature.py" --corpus must_c --corpus_dir "${corpus_dir}"
 fi
 # shellcheck disable=SC2086
-python3 "${MAIN_ROOT}/local/prepare_must_c.py" --corpus_dir "${corpus_dir}" --data_dir "${data_dir}" \
+"${PYTHON:-python3}" "${MAIN_ROOT}/local/prepare_must_c.py" --corpus_dir "${corpus_dir}" --data_dir "${data_dir}" \
     --audio_dir "${audio_dir}" --st_pairs ${st_pairs//+/ } --nj "${nj}"
