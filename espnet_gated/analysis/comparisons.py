@@ -102,7 +102,7 @@ def compare(experiment: Experiment, test_set: TestSet, system: str | None, resam
     if not wanted:
         return out
     try:
-        utts = _references(experiment, test_set)
+        utts = references(experiment, test_set)
         hyps = {d.name: read_hypotheses(d.directory, utts) for _, a, b in wanted for d in (a, b)}
     except (DataDirError, ScoringError, OSError) as error:
         out.missing.append(f"no paired comparison: {error}")
@@ -130,7 +130,7 @@ def _compare(
     return results
 
 
-def _references(experiment: Experiment, test_set: TestSet) -> list[Utterance]:
+def references(experiment: Experiment, test_set: TestSet) -> list[Utterance]:
     """The data directory the set was scored against; a relative path is tried from here and from the recipe."""
     refs = {str(d.score_meta["ref"]) for d in test_set.decodings if d.score_meta.get("ref")}
     if not refs:
