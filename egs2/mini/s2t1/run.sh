@@ -123,9 +123,10 @@ case "${scale}" in
         scale_options=("${large_test[@]}")
         ;;
     seeds)
-        # Stage 6 again from the recipe's dense model: how much of a difference between two trainings is chance?
+        # Stage 6 again from the recipe's dense model: how much of a difference between two trainings is chance? Beside
+        # the recipe's own (after --scale large_test): python -m espnet_gated.bin.seeds --expdirs exp seeds/2/exp seeds/3/exp
         for seed in 2 3; do
-            recipe "${large_test[@]}" --systems "control gated control+ctc gated+ctc" --sparsities "0.0 0.0,0.5 0.3,0.5 0.5" \
+            recipe "${large_test[@]}" --test_sets "test test_large" --systems "control gated control+ctc gated+ctc" --sparsities "0.0 0.0,0.5 0.3,0.5 0.5" \
                 --stage 4 --seed "${seed}" --dense_exp exp/s2t_dense --expdir "seeds/${seed}/exp" "${options[@]}"
         done
         exit
