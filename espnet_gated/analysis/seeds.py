@@ -94,8 +94,8 @@ def _compared(before: Sequence[np.ndarray], after: Sequence[np.ndarray], resampl
 def _row(decodings: Sequence[Decoding], wrong: Sequence[np.ndarray], result: PairedResult | None, n: int) -> Row:
     more = share = "-"
     if result is not None:
-        low, high = (n * end for end in result.ci)
-        more = f"{n * result.difference:+.1f} [{low:.0f}, {high:.0f}]"
+        low, high = (round(n * end) for end in result.ci)
+        more = f"{n * result.difference:+.1f} [{low}, {high}]"
         share = percent(relative(result.score_b, result.score_a))
 
     def each(name: str, task: str, digits: int) -> str:
