@@ -25,15 +25,15 @@ def test_large_test_decodes_what_was_trained(planned):
     assert decoded(call) == {(*pair, "test_large") for pair in expected}
 
 
-def test_seeds_train_anew_from_the_dense_model_and_decode_the_large_set(planned):
+def test_seeds_train_anew_from_the_dense_model_and_decode_both_sets(planned):
     calls = planned.calls("--scale", "seeds")
     assert [call["seed"] for call in calls] == ["2", "3"]
     expected = {*ALONE, *((f"{system}+ctc", sparsity) for system, sparsity in ALONE)}
     for call in calls:
-        assert (call["stage"], call["dense_exp"], call["test_sets"]) == ("4", "exp/s2t_dense", "test_large")
+        assert (call["stage"], call["dense_exp"], call["test_sets"]) == ("4", "exp/s2t_dense", "test test_large")
         own = f"seeds/{call['seed']}/exp"
         assert {call[name].rpartition("/")[0] for name in ("stats_dir", "gated_exp", "control_exp")} == {own}
-        assert decoded(call) == {(*pair, "test_large") for pair in expected}
+        assert decoded(call) == {(*pair, dset) for pair in expected for dset in ("test", "test_large")}
     folders = [line[4] for call in calls for line in call["decodings"]]
     assert len(folders) == len(set(folders))
 

@@ -55,12 +55,17 @@ class OutputLayer(torch.nn.Linear):
     """
 
     def __init__(self, width: int, start: Tensor):
-        self.start = start.tolist()
-        super().__init__(width, len(self.start))
+        super().__init__(width, start.numel())
+        self._start = start
+        self._begin()
 
     def reset_parameters(self) -> None:
         """Go back to the start."""
         super().reset_parameters()
+        if "_start" in self.__dict__:  # not so when torch's constructor calls this
+            self._begin()
+
+    def _begin(self) -> None:
         torch.nn.init.normal_(self.weight, std=0.1 * self.in_features**-0.5)
         with torch.no_grad():
-            self.bias.copy_(torch.tensor(self.start))
+            self.bias.copy_(self._start)

@@ -64,7 +64,7 @@ def test_dynamic_int8_decodes_with_gates(gated_checkpoint):
     quantized = load(gated_checkpoint, dtype="float32", quantize_s2t_model=True, sparsity=0.5)
     plain = load(gated_checkpoint, dtype="float32", sparsity=0.5)
     assert type(quantized.s2t_model.decoder.output_layer) is not torch.nn.Linear
-    assert type(quantized.s2t_model.decoder.gate_predictor.output) is torch.nn.Linear
+    assert isinstance(quantized.s2t_model.decoder.gate_predictor.output, torch.nn.Linear)
     results = [speech2text(wave(0.4, 1)) for speech2text in (quantized, plain)]
     assert all(share >= 0.5 - 1e-5 for share in quantized.stats[0].skipped.values())
     assert results[0][0][1][:3] == results[1][0][1][:3]
