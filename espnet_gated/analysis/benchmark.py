@@ -129,6 +129,7 @@ class System:
     model: Any
     load_mib: float | None
     sparsity: tuple[float, float] = (0.0, 0.0)
+    budget: str = "open"
     runs: list[Run] = field(default_factory=list)
     gflops: float | None = None
 
@@ -222,8 +223,7 @@ def load_models(settings: Settings, files: ModelFiles) -> dict[str, tuple[Any, f
         give_back()
         before = resident_mib(settings.device)
         model = make()
-        system = System(name if name == "espnet" else "dense", name, model, None)
-        _warm_up(settings, system, _requests(settings, -1, _fs(model)))
+        _warm_up(System(name if name == "espnet" else "dense", name, model, None), _requests(settings, -1, _fs(model)))
         give_back()
         after = resident_mib(settings.device)
         models[name] = model, None if before is None or after is None else after - before
@@ -258,7 +258,8 @@ def _systems(settings: Settings, models: dict[str, tuple[Any, float | None]]) ->
             encoder, decoder = PARTS[part]
             for value in settings.sparsity:
                 if value > 0.0:
-                    systems.append(System("gated", name, model, load_mib, (encoder * value, decoder * value)))
+                    skipped = encoder * value, decoder * value
+                    systems.append(System("gated", name, model, load_mib, skipped, settings.budget))
     return systems
 
 
@@ -279,7 +280,7 @@ def _measure(settings: Settings, systems: Sequence[System]) -> None:
         times: dict[str, Any] = {}
         for system in systems:
             if run < 0:
-                _warm_up(settings, system, requests)
+                _warm_up(system, requests)
                 continue
             logging.info("run %d of %d: %s %s %s", run + 1, settings.runs, system.name, system.dtype, system.sparsity)
             if system.is_dense:
@@ -287,7 +288,7 @@ def _measure(settings: Settings, systems: Sequence[System]) -> None:
             system.runs.append(_run(settings, system, requests, times.get(system.dtype)))
     requests = _requests(settings, settings.runs - 1, fs)
     for system in systems:
-        _choose(settings, system)
+        _choose(system)
         counts = [sum(system.model.measure_flops(r).values()) for r in requests]
         system.gflops = sum(counts) / 1e9
 
@@ -303,16 +304,16 @@ def _fs(model: Any) -> int:
     return int(model.preprocessor_conf["fs"])
 
 
-def _choose(settings: Settings, system: System) -> None:
+def _choose(system: System) -> None:
     """Set what the next decode skips."""
     if system.name in ("dense", ONE_PASS):
         system.model.set_sparsity(None, "open")
     elif system.name == "gated":
-        system.model.set_sparsity(system.sparsity, settings.budget)
+        system.model.set_sparsity(system.sparsity, system.budget)
 
 
-def _warm_up(settings: Settings, system: System, requests: list[Request]) -> None:
-    _choose(settings, system)
+def _warm_up(system: System, requests: list[Request]) -> None:
+    _choose(system)
     longest, system.model.maxlenratio = system.model.maxlenratio, -3.0
     try:
         system.model.decode_batch(requests)
@@ -322,14 +323,14 @@ def _warm_up(settings: Settings, system: System, requests: list[Request]) -> Non
 
 def _time_modules(settings: Settings, system: System, requests: list[Request]) -> Any:
     """Seconds of each module and of the whole, in a dense decode of its own: clocks cost a little."""
-    _choose(settings, system)
+    _choose(system)
     with module_times(system.model.s2t_model, settings.device) as times:
         system.model.decode_batch(requests)
     return times, _seconds(system.model)[2]
 
 
 def _run(settings: Settings, system: System, requests: list[Request], times: Any) -> Run:
-    _choose(settings, system)
+    _choose(system)
     model = system.model
     gc.collect()
     with PeakMemory(settings.device) as memory:
