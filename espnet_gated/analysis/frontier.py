@@ -114,6 +114,8 @@ def series_lines(test_set: TestSet, gated: str | None, task: str, score: str, pr
     lines = []
     others = [s for s in dict.fromkeys(d.system for d in test_set.decodings) if s not in (*REFERENCES, gated)]
     for system in dict.fromkeys(d.system for d in test_set.decodings):
+        if _another_search(test_set, system, task, score):
+            continue
         points = [p for d in test_set.of(system) if (p := _point(d, task, score, price))]
         open_ = [p for p in points if p.decoding.series == "none"]
         pruned = sorted({p.decoding.series for p in points} - {"none"}, key=SERIES.index)
@@ -131,6 +133,12 @@ def series_lines(test_set: TestSet, gated: str | None, task: str, score: str, pr
             name = system if series == "none" else f"{system}, {series}"
             lines.append(Line(system, series, members, color, marker, name))
     return lines
+
+
+def _another_search(test_set: TestSet, system: str, task: str, score: str) -> bool:
+    """Whether a system's search (``+ctc``) changes no score of a task, so that its points would repeat another's."""
+    pairs = [(d, test_set.at(d.system.removesuffix(d.search), *d.asked)) for d in test_set.of(system) if d.search]
+    return bool(pairs) and all(other and d.value(score, task) == other.value(score, task) for d, other in pairs)
 
 
 def _point(decoding: Decoding, task: str, score: str, price: str) -> Point | None:
