@@ -10,10 +10,16 @@ from torch import Tensor, nn
 
 LAYERS = (".encoders.", ".decoders.")
 """What is in the names of parameters inside the layers of any ESPnet encoder or decoder."""
-_NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # Jordan's quintic: steep at 0, and never far from 1 at 1
-_NEWTON_SCHULZ_STEPS = 5
+# Three odd polynomials, a x + b x³ + c x⁵ each, whose composition is as near to 1 as it can be on [0.01, 1]: between
+# 0.73 and 1.27. Each is the best for what the one before leaves (Amsel et al. 2025, «The Polar Express»,
+# arXiv:2505.16932; tests/test_optim.py finds them again). Jordan's one quintic takes five steps for as much.
+_POLYNOMIALS = ((8.0934, -23.6205, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
+# The mean size of what five of Jordan's steps make of these models' momenta, so that learning rates go on holding.
+_AS_LARGE = 0.89
+_ROOM = 1.02  # between the largest singular value and 1, behind which the first is steep: bfloat16 rounds
 _EPSILON = 1e-7
-_LARGEST_STACK = 2**22  # elements: what is larger gains nothing from company, and takes memory
+# Elements of a stack: what is larger gains nothing from company, and takes memory; in float32 it must fit the cache.
+_LARGEST_STACK = {torch.float32: 2**18, torch.bfloat16: 2**22}
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -26,10 +32,11 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """The nearest matrices whose singular values are all about one (0.7 to 1.2), by five Newton-Schulz steps.
+    """The nearest matrices whose singular values are all about one (0.7 to 1.3), by three Newton-Schulz steps.
 
-    ``torch.optim.Muon`` computes these in bfloat16, one matrix at a time, which takes up to a third of a training step
-    on a CPU (docs/experiments.md). Here a CPU uses bfloat16 only where products may be of that precision
+    Those below a hundredth of the matrix's norm stay smaller than that, as what they say is mostly noise.
+    ``torch.optim.Muon`` takes five steps in bfloat16, one matrix at a time: up to a third of a training step on a CPU
+    (docs/experiments.md). Here a CPU uses bfloat16 only where products may be of that precision
     (``torch.set_float32_matmul_precision("medium")``).
 
     Args:
@@ -41,9 +48,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     x = matrices.to(_dtype(matrices.device))
     tall = x.size(-2) > x.size(-1)
     x = (x.mT if tall else x).reshape(-1, min(x.shape[-2:]), max(x.shape[-2:]))
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPSILON)
-    a, b, c = _NEWTON_SCHULZ
-    for _ in range(_NEWTON_SCHULZ_STEPS):
+    x = x / (_ROOM * x.norm(dim=(-2, -1), keepdim=True)).clamp(min=_EPSILON)
+    for a, b, c in _POLYNOMIALS:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     x = x.reshape(*matrices.shape[:-2], *x.shape[-2:])
@@ -58,7 +64,7 @@ def _dtype(device: torch.device) -> torch.dtype:
 def orthogonalize_all(matrices: Sequence[Tensor]) -> list[Tensor]:
     """:func:`orthogonalize` for matrices of any shapes, on one device.
 
-    In bfloat16 small matrices of one shape, lying or standing, are a stack; in float32 that takes longer.
+    Small ones of one shape, lying or standing, are a stack.
     """
     lying = [m.T if m.size(0) > m.size(1) else m for m in matrices]
     alike: dict[torch.Size, list[int]] = {}
@@ -66,8 +72,7 @@ def orthogonalize_all(matrices: Sequence[Tensor]) -> list[Tensor]:
         alike.setdefault(matrix.shape, []).append(number)
     results = list(matrices)
     for shape, numbers in alike.items():
-        alone = _dtype(matrices[numbers[0]].device) == torch.float32
-        most = 1 if alone else max(1, _LARGEST_STACK // shape.numel())
+        most = max(1, _LARGEST_STACK[_dtype(matrices[numbers[0]].device)] // shape.numel())
         for start in range(0, len(numbers), most):
             together = numbers[start : start + most]
             for number, x in zip(together, orthogonalize(torch.stack([lying[n] for n in together])), strict=True):
@@ -79,8 +84,9 @@ class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a matrix's directions have the same say.
 
     Nesterov momentum, orthogonalized, and scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982), as
-    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``; see :func:`orthogonalize` for the difference. A matrix
-    whose gradient is exactly zero, as that of a module that a batch closes, stays as it is.
+    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``; updates are as large as torch's, and
+    otherwise differ by :func:`orthogonalize`. A matrix whose gradient is exactly zero, as that of a module that a batch
+    closes, stays as it is.
 
     Args:
         params: matrices.
@@ -107,7 +113,7 @@ class Muon(torch.optim.Optimizer):
                 # Orthogonalized, old momentum is as large as any: a module that a batch closes must not follow it.
                 used = p.grad.any().to(p)
                 p.mul_(1 - lr * group["weight_decay"] * used)
-                p.add_(update.to(p) * used, alpha=-lr * 0.2 * max(p.shape) ** 0.5)
+                p.add_(update.to(p) * used, alpha=-lr * 0.2 * _AS_LARGE * max(p.shape) ** 0.5)
 
 
 class MuonAdam(torch.optim.Optimizer):

@@ -55,12 +55,12 @@ def batch_of(size: int) -> dict[str, torch.Tensor]:
     }
 
 
-def flops_of_a_step(model: torch.nn.Module, size: int) -> float:
-    optimizer = MuonAdam(model.named_parameters(), lr=1e-9)
+def flops_of_a_step(model: torch.nn.Module, config: dict[str, Any]) -> float:
+    optimizer = MuonAdam(model.named_parameters(), **config["optim_conf"] | {"lr": 1e-9})
     model.zero_grad()
 
     def step() -> None:
-        model(**batch_of(size))[0].backward()
+        model(**batch_of(config["batch_size"]))[0].backward()
         optimizer.step()
 
     return measure_flops(step)[1]
@@ -82,7 +82,7 @@ def flops_of_gated_training(model: Any, config: dict[str, Any]) -> float:
         for updates, steps in ((freeze // 2, freeze), (freeze, steps_of(config) - freeze)):
             for predictor in model.gate_predictors().values():
                 predictor.num_updates.fill_(updates)
-            total += target.share * steps * flops_of_a_step(model, config["batch_size"])
+            total += target.share * steps * flops_of_a_step(model, config)
     return total
 
 
@@ -92,7 +92,7 @@ def steps_of(config: dict[str, Any]) -> int:
 
 def test_the_control_of_the_mini_recipe_gets_the_compute_of_its_gated_model() -> None:
     control, config = model_of("control")
-    dense = steps_of(config) * flops_of_a_step(control, config["batch_size"])
+    dense = steps_of(config) * flops_of_a_step(control, config)
     gated = flops_of_gated_training(*model_of("gated"))
     assert gated / dense * MINUTES <= SLACK
     assert gated / dense * MINUTES > 0.9  # nor is the gated model held short
