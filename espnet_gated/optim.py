@@ -34,9 +34,9 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
 def orthogonalize(matrices: Tensor) -> Tensor:
     """The nearest matrices whose singular values are all about one (0.7 to 1.3), by three Newton-Schulz steps.
 
-    Those below a hundredth of the matrix's norm stay smaller than that; ``torch.optim.Muon`` lifts more of them, in five
-    steps in bfloat16, one matrix at a time: up to a third of a training step on a CPU (docs/experiments.md).
-    Here a CPU uses bfloat16 only where products may be of that precision
+    Those below a hundredth of the matrix's norm stay smaller than that; ``torch.optim.Muon`` lifts more of them, in
+    five steps in bfloat16, one matrix at a time: up to a third of a training step on a CPU (docs/experiments.md). Here
+    a CPU uses bfloat16 only where products may be of that precision
     (``torch.set_float32_matmul_precision("medium")``).
 
     Args:
@@ -84,9 +84,9 @@ class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a matrix's directions have the same say.
 
     Nesterov momentum, orthogonalized, and scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982), as
-    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``; updates are as large as torch's, and differ from
-    them by :func:`orthogonalize`. A matrix whose gradient is exactly zero, as that of a module that a batch closes, stays
-    as it is.
+    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``; updates are as large as torch's, and differ
+    from them by :func:`orthogonalize`. A matrix whose gradient is exactly zero, as that of a module that a batch
+    closes, stays as it is.
 
     Args:
         params: matrices.
