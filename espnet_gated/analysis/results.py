@@ -258,6 +258,8 @@ def _environment(results: Results) -> str:
     lines.append(_line("checkpoint", [m.get("checkpoint") for m in metas], None))
     lines.append(_line("beam size", [m.get("beam_size") for m in metas], None))
     lines.append(_line("batch size", [m.get("batch_size") for m in metas], None))
+    every = [n for m in metas if (n := m.get("latency_every")) is not None]
+    lines.append(_line("latency of every n-th utterance of a task, decoded alone", every, None))
     lines.append(_line("seed", [m.get("seed") for m in metas], None))
     for corpus, name in overall(results.rows):
         of_set = {r["decode_dir"] for r in results.rows if (r["corpus"], r["set"]) == (corpus, name)}

@@ -41,14 +41,14 @@ def speed_row(decode_dir: str | Path) -> list[str]:
     file = Path(decode_dir) / STATS_FILE
     stats = _read(file)
     latency = sorted(_known(stats, "latency_s"))
-    search, steps = _known(stats, "search_s"), _known(stats, "steps")
     timed = [s for s in stats if s.get("latency_s") is not None]
+    search, steps = _known(timed, "search_s"), _known(timed, "steps")
     seconds = sum(_known(timed, "seconds")) if all(s.get("seconds") is not None for s in timed) else 0.0
     p90 = latency[int(0.9 * (len(latency) - 1))] if latency else None
     return [
         _name(file, stats[0]),
         "/".join(number(_mean(stats, f"skipped_{part}"), 2) for part in ("encoder", "decoder")),
-        str(len(stats)),
+        str(len(timed or stats)),
         _milliseconds(_mean(stats, "latency_s")),
         _milliseconds(statistics.median(latency) if latency else None),
         _milliseconds(p90),

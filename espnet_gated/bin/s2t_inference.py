@@ -29,8 +29,9 @@ from espnet_gated.inference.audio import (
     DecodeInputError,
     Item,
     batches,
+    every_nth,
     load_request,
-    of_each_task,
+    plan,
     read_items,
     read_table,
     spread,
@@ -109,6 +110,11 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--measure_flops", type=str2bool, default=False, help="count FLOPs (second pass)")
     group.add_argument("--flops_every", type=int, default=10, help="count FLOPs of every n-th utterance of a task")
     group.add_argument(
+        "--latency_every",
+        type=int,
+        help="time every n-th utterance of a task, decoded alone, and no other (default: all, in their batches)",
+    )
+    group.add_argument(
         "--measure_nll",
         type=str2bool,
         default=False,
@@ -147,9 +153,10 @@ def _check_options(args: argparse.Namespace) -> None:
     Raises:
         ValueError: naming the option, its value and what is allowed.
     """
-    for name in ("batch_size", "flops_every", "processes"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(args, name)} (--{name})")
+    for name in ("batch_size", "flops_every", "latency_every", "processes"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value} (--{name})")
     previous = [path for path, name, _ in args.data_path_and_name_and_type or [] if name != "speech"]
     if previous:
         raise ValueError(f"{previous[0]}: only speech is read here (--data_path_and_name_and_type)")
@@ -262,10 +269,11 @@ def decode(args: argparse.Namespace) -> None:
         some = spread(everyone, FIXED_MASK_UTTS)
         fix_masks(model, [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in some])
     sparsity = _usual_sparsity(model, asked)
+    together = args.batch_size if args.engine == "gated" else 1  # ESPnet decodes one by one
     common = {
         "engine": args.engine,
         "beam_size": args.beam_size,
-        "batch_size": args.batch_size if args.engine == "gated" else 1,  # ESPnet decodes one by one
+        "batch_size": together if args.latency_every is None else 1,  # of what is timed
         "sparsity_encoder": sparsity["encoder"],
         "sparsity_decoder": sparsity["decoder"],
     }
@@ -276,6 +284,8 @@ def decode(args: argparse.Namespace) -> None:
         "processes": args.processes,
         "checkpoint": _checkpoint(args),
     }
+    if args.latency_every is not None:
+        meta |= {"latency_every": args.latency_every, "untimed_batch_size": together}
     meta |= {
         "dtype": args.dtype,
         "quantized": args.quantize_s2t_model,
@@ -284,20 +294,17 @@ def decode(args: argparse.Namespace) -> None:
     }
     nll = measure_nll(args, model, items, contexts, fs) if args.measure_nll and args.engine == "gated" else {}
     _warm_up(model, items[0], fs)
-    counted = counted_utterances(items, args.flops_every) if args.measure_flops else set()
+    counted = every_nth(items, args.flops_every) if args.measure_flops else set()
+    planned, timed = plan(items, together, by_length=args.engine == "gated", latency_every=args.latency_every)
     with DecodeWriter(args.output_dir, meta) as writer, tqdm(total=len(items), unit="utt", mininterval=1.0) as bar:
-        for batch in batches(items, args.batch_size, by_length=args.engine == "gated"):
+        for batch in planned:
             requests = [with_contexts(load_request(item, fs), item.utt_id, contexts) for item in batch]
             results = _decode_batch(model, batch, requests)
             for item, request, result, stats in zip(batch, requests, results, model.stats, strict=True):
                 measured = nll.get(item.utt_id, {}) | (_flops(model, request) if item.utt_id in counted else {})
-                writer.write(item.utt_id, result, _stats_row(item, args, stats) | common | measured)
+                times = _times(stats if item.utt_id in timed else None)
+                writer.write(item.utt_id, result, _stats_row(item, args, stats) | times | common | measured)
             bar.update(len(batch))
-
-
-def counted_utterances(items: list[Item], every: int) -> set[str]:
-    """Every n-th utterance of each task."""
-    return {item.utt_id for task in of_each_task(items) for item in task[::every]}
 
 
 def measure_nll(
@@ -357,14 +364,18 @@ def _flops(model: Any, request: Request) -> dict[str, float]:
     return named | {"gflops": sum(counts.values())}
 
 
+def _times(stats: Any | None) -> dict[str, float | None]:
+    """Seconds of an utterance; ``None``: its time is not what is asked for."""
+    if stats is None:
+        return dict.fromkeys(("latency_s", "encode_s", "search_s"))
+    return {"latency_s": stats.encode_s + stats.search_s, "encode_s": stats.encode_s, "search_s": stats.search_s}
+
+
 def _stats_row(item: Item, args: argparse.Namespace, stats: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "lang": (item.lang or symbol(args.lang_sym) or "").strip("<>"),
         "task": (item.task or symbol(args.task_sym) or "").strip("<>"),
         "seconds": stats.seconds,
-        "latency_s": stats.encode_s + stats.search_s,
-        "encode_s": stats.encode_s,
-        "search_s": stats.search_s,
         "steps": stats.steps,
         "gflops": None,
         "gflops_encoder": None,

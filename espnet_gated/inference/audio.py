@@ -137,6 +137,28 @@ def batches(items: Sequence[Item], size: int, by_length: bool) -> Iterator[list[
         yield list(items[start : start + size])
 
 
+def every_nth(items: Sequence[Item], every: int) -> set[str]:
+    """Every n-th utterance of each task."""
+    return {item.utt_id for task in of_each_task(items) for item in task[::every]}
+
+
+def plan(
+    items: Sequence[Item], size: int, by_length: bool, latency_every: int | None
+) -> tuple[list[list[Item]], set[str]]:
+    """What is decoded together, and which utterances are timed.
+
+    Args:
+        items: the utterances.
+        size, by_length: of the batches, see :func:`batches`.
+        latency_every: every n-th utterance of a task is decoded alone, and only these are timed; ``None``: all are, in
+            their batches.
+    """
+    alone = set() if latency_every is None else every_nth(items, latency_every)
+    rest = [item for item in items if item.utt_id not in alone]
+    planned = [[item] for item in items if item.utt_id in alone] + list(batches(rest, size, by_length))
+    return planned, alone or {item.utt_id for item in items}
+
+
 def _seconds(item: Item) -> float:
     try:
         return audio_info(item.wav).seconds

@@ -11,9 +11,10 @@ from sentencepiece import SentencePieceProcessor
 from tiny_checkpoint import FS, make_checkpoint, make_data_dir, wave
 
 from espnet_gated.__main__ import main as launch
+from espnet_gated.analysis.speed import speed_row
 from espnet_gated.bin import s2t_inference
 from espnet_gated.inference import calibration
-from espnet_gated.inference.audio import Item
+from espnet_gated.inference.audio import Item, every_nth
 
 FILES = {"text", "token", "token_int", "score", "text_nospecial"}
 
@@ -73,7 +74,7 @@ def test_a_decoding_directory(gated_checkpoint, data_dir, tmp_path):
 
 def test_flops_are_counted_for_every_task_where_tasks_take_turns():
     items = [Item(f"{n}-{task}", "<deu>", task, "") for n in range(5) for task in ("<asr>", "<st_eng>")]
-    counted = s2t_inference.counted_utterances(items, 2)
+    counted = every_nth(items, 2)
     assert counted == {f"{n}-{task}" for n in (0, 2, 4) for task in ("<asr>", "<st_eng>")}
 
 
@@ -84,6 +85,33 @@ def test_batches_write_what_single_utterances_write(gated_checkpoint, data_dir, 
     assert read(outs[0] / "1best_recog" / "token") == read(outs[1] / "1best_recog" / "token")
     tables = [{utt: (r["gates_encoder"], r["gates_decoder"]) for utt, r in stats_of(out).items()} for out in outs]
     assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(("engine", "rest"), [("gated", [["b-asr", "d-asr"]]), ("espnet", [["b-asr"], ["d-asr"]])])
+def test_what_is_timed_is_decoded_alone(dense_checkpoint, tmp_path, monkeypatch, engine, rest):
+    data = make_data_dir(tmp_path / "data", {f"{name}-asr": 0.5 for name in "abcd"})
+    batches = []
+    real = s2t_inference._decode_batch
+
+    def seen(model, items, requests):
+        batches.append([item.utt_id for item in items])
+        return real(model, items, requests)
+
+    monkeypatch.setattr(s2t_inference, "_decode_batch", seen)
+    usual, out = tmp_path / "usual", tmp_path / "out"
+    size = 4 if engine == "gated" else 1
+    assert run(dense_checkpoint, usual, data_dir=data, engine=engine) == 0
+    batches.clear()
+    options = {"data_dir": data, "engine": engine, "batch_size": size, "latency_every": 2}
+    assert run(dense_checkpoint, out, **options) == 0
+    assert batches == [["a-asr"], ["a-asr"], ["c-asr"], *rest]  # the first warms up
+    assert read(out / "1best_recog" / "token") == read(usual / "1best_recog" / "token")
+    for name in ("latency_s", "encode_s", "search_s"):
+        timed = {utt for utt, row in stats_of(out).items() if row[name] is not None}
+        assert timed == {"a-asr", "c-asr"}
+    meta = json.loads((out / "decode_meta.json").read_text(encoding="utf-8"))
+    assert (meta["batch_size"], meta["latency_every"], meta["untimed_batch_size"]) == (1, 2, size)
+    assert [row[2] for row in map(speed_row, (usual, out))] == ["4", "2"]
 
 
 def test_both_engines_write_the_same_on_dense_weights(dense_checkpoint, data_dir, tmp_path):
@@ -299,6 +327,7 @@ def test_a_failed_run_leaves_earlier_results_alone(gated_checkpoint, own_data, t
     [
         ({"batch_size": -1}, "batch_size must be at least 1, got -1 (--batch_size)"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0 (--batch_size)"),
+        ({"latency_every": 0}, "latency_every must be at least 1, got 0 (--latency_every)"),
         ({"flops_every": 0, "measure_flops": "true"}, "flops_every must be at least 1, got 0 (--flops_every)"),
         ({"data_path_and_name_and_type": "x/text.prev,text_prev,text"}, "x/text.prev: only speech is read here"),
         (

@@ -16,6 +16,8 @@ steps() {
         "--scheduler_conf warmup_lr_list=[0.0,$2,0.00001]"
 }
 
+# every sixth utterance is decoded alone, for its latency, and the others in batches
+timed="--batch_size 32 --latency_every 6"
 # of decoding: intermediate CTC helps in training, nobody asks for its words; FLOPs of every n-th utterance
 measured="--interctc false --measure_nll true --measure_flops true --flops_every"
 # of the recipe's models
@@ -60,7 +62,7 @@ recipe() {
 ablate() {
     OMP_NUM_THREADS=1 recipe --nbpe 1000 --stage 4 --stop_stage 9 --train_nj 1 --dense_exp exp/s2t_dense --systems gated \
         --tag "$1" --gated_name "gated_$1" --sparsities "$2" --gated_args "$(steps "$3" 0.003) ${*:4}" \
-        --inference_args "${measured} 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2> >(sed -u "s/^/$1: /" >&2)
+        --inference_args "${timed} ${measured} 40" "${options[@]}" > >(sed -u "s/^/$1: /") 2> >(sed -u "s/^/$1: /" >&2)
 }
 
 # refuse NAME…: options that this scale gives itself
@@ -116,7 +118,7 @@ case "${scale}" in
             --baseline_sparsities "0.0,0.5 0.5 0.7"
             --ctc_sparsities "0.0 0.0,0.5 0.3,0.5 0.5 0.7"
             --inference_nj 2 # every system alike: two decoders of one thread each
-            --inference_args "${measured} 40"
+            --inference_args "${timed} ${measured} 40"
         )
         ;;
     large_test)
@@ -164,7 +166,7 @@ case "${scale}" in
             --sparsities "0.0 0.5"
             --baseline_sparsities 0.5
             --ctc_sparsities 0.5
-            --inference_args "${measured} 10 --maxlenratio -15" # 15 tokens: these models never end
+            --inference_args "--batch_size 8 --latency_every 2 ${measured} 10 --maxlenratio -15" # 15 tokens: these models never end
             --datadir smoke/data --dumpdir smoke/dump --expdir smoke/exp
         )
         ;;
