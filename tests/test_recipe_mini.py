@@ -25,6 +25,13 @@ def test_large_test_decodes_what_was_trained(planned):
     assert decoded(call) == {(*pair, "test_large") for pair in expected}
 
 
+def test_the_noisy_test_decodes_what_was_trained(planned):
+    (call,) = planned.calls("--scale", "noisy_test")
+    assert (call["gated_exp"], call["control_exp"]) == ("exp/s2t_gated", "exp/s2t_control")
+    expected = {*ALONE, *((f"{system}+ctc", sparsity) for system, sparsity in ALONE)}
+    assert decoded(call) == {(*pair, "test_noisy") for pair in expected}
+
+
 def test_seeds_train_anew_from_the_dense_model_and_decode_both_sets(planned):
     calls = planned.calls("--scale", "seeds")
     assert [call["seed"] for call in calls] == ["2", "3"]
@@ -77,10 +84,11 @@ def test_other_options_go_to_s2t(planned, option):
     assert call["seed"] == "7" and len(call["decodings"]) > 20
 
 
-@pytest.mark.parametrize("scale", ["full", "smoke", "large_test"])
+@pytest.mark.parametrize("scale", ["full", "smoke", "large_test", "noisy_test"])
 @pytest.mark.parametrize("option", [["--local_data_opts", "--seed 1"], ["--local-data-opts=--seed 1"]])
 def test_options_of_data_sh_come_to_those_of_the_recipe(planned, scale, option):
-    own = {"full": "--scale full", "smoke": "--scale smoke", "large_test": "--scale full --large_test 1500"}[scale]
+    own = {"full": "--scale full", "smoke": "--scale smoke", "large_test": "--scale full --large_test 1500"}
+    own = (own | {"noisy_test": f"{own['large_test']} --noisy_test 10,20"})[scale]
     (call,) = planned.calls("--scale", scale)
     assert call["local_data_opts"] == own
     (call,) = planned.calls("--scale", scale, *option)

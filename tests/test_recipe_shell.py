@@ -236,7 +236,10 @@ def test_a_training_shows_steps_results_and_the_time_left():
         (["--baseline_sparsities", "0.5 0.7 0.70"], "the same sparsity twice: 0.7 and 0.70 of fixed"),
         (["--systems", "dense control dense"], "the same sparsity twice: - and - of dense"),
         (["--gated_name", "fixed"], "the name must be gated, or begin so and go on with a-z, 0-9 or _, got 'fixed'"),
-        (["--scale", "huge"], "--scale must be full, large_test, seeds, ablation, smoke or base, got 'huge'"),
+        (
+            ["--scale", "huge"],
+            "--scale must be full, large_test, noisy_test, seeds, ablation, smoke or base, got 'huge'",
+        ),
         (
             ["--stage", "6", "--dense_exp", "nowhere"],
             "no dense model to start from: nowhere/valid.loss.best.pth (stage 5, or --dense_exp)",

@@ -110,7 +110,7 @@ def _cut(
             if len(samples) < SHORTEST_SHARE * segment.duration * FS:
                 yield segment.id, OUTSIDE
             else:
-                _write(path, samples, audio_format)
+                write_audio(path, samples, audio_format)
                 yield segment.id, _clip(path, sample_range(samples))
     except AudioError as error:
         tqdm.write(f"left out: {error}")
@@ -141,8 +141,8 @@ def _path(audio_dir: Path, segment: SupervisionSegment, audio_format: str) -> Pa
     return audio_dir / segment.language / segment.recording_id / f"{start:07d}-{end:07d}.{audio_format}"
 
 
-def _write(path: Path, samples: Samples, audio_format: str) -> None:
-    """All of the file or nothing."""
+def write_audio(path: Path, samples: Samples, audio_format: str) -> None:
+    """Samples (T,) at 16 kHz as a 16-bit file: all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temp = tempfile.mkstemp(dir=path.parent, prefix=".new-", suffix=path.suffix)
     os.close(handle)

@@ -2,6 +2,7 @@
 # The embedded corpus: German, French and Italian speech from a synthesiser, recognised and translated into English.
 #   ./run.sh                  from nothing to the table of results on 2 CPU cores
 #   ./run.sh --scale large_test after that: its control and its gated model on twelve times as many utterances
+#   ./run.sh --scale noisy_test     the same models on the same utterances in more noise than training had
 #   ./run.sh --scale seeds    after both: control and gated model with two other seeds, on that set
 #   ./run.sh --scale ablation after the first: gated fine-tuning with other predictors, and one model for one sparsity
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
@@ -92,7 +93,7 @@ data_opts="--scale full"
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --scale) scale=${2:?"--scale needs a value: full, large_test, seeds, ablation, smoke or base"} && shift 2 ;;
+        --scale) scale=${2:?"--scale needs a value: full, large_test, noisy_test, seeds, ablation, smoke or base"} && shift 2 ;;
         --help | -h) sed -n '2,/^set/ s/^# \{0,1\}//p' run.sh && exec ./s2t.sh --help ;;
         *) options+=("$1") && shift ;;
     esac
@@ -101,6 +102,7 @@ done
 case "${scale}" in
     smoke) data_opts="--scale smoke" ;;
     large_test | seeds) data_opts+=" --large_test 1500" ;;
+    noisy_test) data_opts+=" --large_test 1500 --noisy_test 10,20" ;;
 esac
 
 # of several trainings: what tells them apart is not the caller's to say
@@ -123,6 +125,9 @@ case "${scale}" in
         ;;
     large_test)
         scale_options=("${large_test[@]}")
+        ;;
+    noisy_test)
+        scale_options=("${large_test[@]}" --test_sets test_noisy --systems "control gated control+ctc gated+ctc" --sparsities "0.0 0.0,0.5 0.3,0.5 0.5")
         ;;
     seeds)
         # Stage 6 again from the recipe's dense model: how much of a difference between two trainings is chance? Beside
@@ -200,7 +205,7 @@ case "${scale}" in
             --expdir base/exp
         )
         ;;
-    *) echo "run.sh: --scale must be full, large_test, seeds, ablation, smoke or base, got '${scale}'" >&2 && exit 2 ;;
+    *) echo "run.sh: --scale must be full, large_test, noisy_test, seeds, ablation, smoke or base, got '${scale}'" >&2 && exit 2 ;;
 esac
 
 recipe "${scale_options[@]}" "${options[@]}"
