@@ -10,13 +10,8 @@ from torch import Tensor, nn
 
 LAYERS = (".encoders.", ".decoders.")
 """What is in the names of parameters inside the layers of any ESPnet encoder or decoder."""
-# Three odd polynomials, a x + b x³ + c x⁵ each, whose composition is as near to 1 as it can be on [0.01, 1]: between
-# 0.73 and 1.27. Each is the best for what the one before leaves (Amsel et al. 2025, «The Polar Express»,
-# arXiv:2505.16932; tests/test_optim.py finds them again). Jordan's one quintic reaches down to 0.0015 in five steps.
-_POLYNOMIALS = ((8.0934, -23.6205, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
-# The mean size of what five of Jordan's steps make of these models' momenta, so that learning rates go on holding.
-_AS_LARGE = 0.89
-_ROOM = 1.02  # between the largest singular value and 1, behind which the first is steep: bfloat16 rounds
+_NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # Jordan's quintic: steep at 0, and never far from 1 at 1
+_NEWTON_SCHULZ_STEPS = 5  # three steps of polynomials made for three train worse from scratch (docs/experiments.md)
 _EPSILON = 1e-7
 # Elements of a stack: what is larger gains nothing from company, and takes memory; in float32 it must fit the cache.
 _LARGEST_STACK = {torch.float32: 2**18, torch.bfloat16: 2**22}
@@ -32,11 +27,10 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """The nearest matrices whose singular values are all about one (0.7 to 1.3), by three Newton-Schulz steps.
+    """The nearest matrices whose singular values are all about one (0.7 to 1.2), by five Newton-Schulz steps.
 
-    Those below a hundredth of the matrix's norm stay smaller than that; ``torch.optim.Muon`` lifts more of them, in
-    five steps in bfloat16, one matrix at a time: up to a third of a training step on a CPU (docs/experiments.md). Here
-    a CPU uses bfloat16 only where products may be of that precision
+    ``torch.optim.Muon`` computes these in bfloat16, one matrix at a time, which takes up to a third of a training step
+    on a CPU (docs/experiments.md). Here a CPU uses bfloat16 only where products may be of that precision
     (``torch.set_float32_matmul_precision("medium")``).
 
     Args:
@@ -48,8 +42,9 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     x = matrices.to(_dtype(matrices.device))
     tall = x.size(-2) > x.size(-1)
     x = (x.mT if tall else x).reshape(-1, min(x.shape[-2:]), max(x.shape[-2:]))
-    x = x / (_ROOM * x.norm(dim=(-2, -1), keepdim=True)).clamp(min=_EPSILON)
-    for a, b, c in _POLYNOMIALS:
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPSILON)
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     x = x.reshape(*matrices.shape[:-2], *x.shape[-2:])
@@ -84,9 +79,8 @@ class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a matrix's directions have the same say.
 
     Nesterov momentum, orthogonalized, and scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982), as
-    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``; updates are as large as torch's, and differ
-    from them by :func:`orthogonalize`. A matrix whose gradient is exactly zero, as that of a module that a batch
-    closes, stays as it is.
+    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``; see :func:`orthogonalize` for the difference. A matrix
+    whose gradient is exactly zero, as that of a module that a batch closes, stays as it is.
 
     Args:
         params: matrices.
@@ -113,7 +107,7 @@ class Muon(torch.optim.Optimizer):
                 # Orthogonalized, old momentum is as large as any: a module that a batch closes must not follow it.
                 used = p.grad.any().to(p)
                 p.mul_(1 - lr * group["weight_decay"] * used)
-                p.add_(update.to(p) * used, alpha=-lr * 0.2 * _AS_LARGE * max(p.shape) ** 0.5)
+                p.add_(update.to(p) * used, alpha=-lr * 0.2 * max(p.shape) ** 0.5)
 
 
 class MuonAdam(torch.optim.Optimizer):

@@ -19,8 +19,7 @@ LANGS, TASKS = ("<deu>", "<fra>", "<ita>"), ("<asr>", "<st_eng>")
 TOKENS = ["<blank>", "<unk>", "<na>", "<nospeech>", *LANGS, *TASKS, "<notimestamps>", "<0.00>", "<30.00>"]
 TOKENS += [f"piece{number}" for number in range(985)] + ["<sos>", "<eos>", "<sop>"]
 # A gated step takes longer for its FLOPs, as its products are smaller: in four pairs of trainings beside each other
-# (docs/experiments.md, «Equal minutes») its minutes were 1.12 to 1.15 times what is counted here; Muon, a larger part
-# of the control's step, took five Newton-Schulz steps then.
+# (docs/experiments.md, «Equal minutes») its minutes were 1.12 to 1.15 times what is counted here.
 MINUTES = 1.13
 SLACK = 1.03  # minutes are known no better from FLOPs than those four say; by the clock today's steps took 0.6 % more
 

@@ -2,12 +2,10 @@
 
 import argparse
 
-import numpy as np
 import pytest
 import torch
 from espnet2.schedulers.piecewise_linear_warmup_lr import PiecewiseLinearWarmupLR
 from espnet2.tasks.s2t import S2TTask
-from scipy.optimize import linprog
 from tiny import models, training_batch
 from torch.optim import _muon as muon_of_torch
 
@@ -69,64 +67,18 @@ def test_what_a_hidden_matrix_is(name, shape, expected):
 
 @pytest.mark.parametrize("shape", [(48, 48), (24, 80), (80, 24)])
 def test_orthogonalize(shape):
-    """Singular vectors stay, singular values from a hundredth of the norm on come near one; smaller ones grow."""
+    """Singular vectors stay, singular values come near one; torch's own, in bfloat16, says about the same."""
     torch.manual_seed(0)
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
-    matrix = left @ torch.diag(torch.linspace(0.01, 3.0, min(shape))) @ right
-    matrix /= matrix.norm()
+    matrix = left @ torch.diag(torch.linspace(0.05, 3.0, min(shape))) @ right
     result = orthogonalize(matrix)
     turned = left.T @ result @ right.T
-    values, given = turned.diagonal(), left.T @ matrix @ right.T
-    large = given.diagonal() > 0.0103
-    assert 1 <= int((~large).sum()) <= 2
-    assert float(values[large].min()) > 0.72
-    assert float(values.max()) < 1.28
-    assert float((values / given.diagonal())[~large].min()) > 50
+    values = turned.diagonal()
+    assert float(values.min()) > 0.6
+    assert float(values.max()) < 1.3
     torch.testing.assert_close(turned, torch.diag(values), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(128, 128), (128, 320), (240, 128)])
-def test_updates_are_as_large_as_torch_s(shape):
-    torch.manual_seed(0)
-    momentum = torch.randn(shape) @ torch.diag(torch.logspace(0, -1, shape[1]))
-    theirs = muon_of_torch._zeropower_via_newtonschulz(momentum, (3.4445, -4.775, 2.0315), 5, 1e-7).float()
-    ours = optim._AS_LARGE * orthogonalize(momentum)
-    assert float(ours.norm() / theirs.norm()) == pytest.approx(1.0, abs=0.06)
-    assert float((ours * theirs).sum() / ours.norm() / theirs.norm()) > 0.93
-
-
-def best_quintic(low, high):
-    """(a, b, c) and e of the odd polynomial that stays within e of 1 on [low, high], by a linear program."""
-    x = np.geomspace(low, high, 2000)
-    powers, one = np.stack([x, x**3, x**5], 1), np.ones((len(x), 1))
-    found = linprog(
-        [0, 0, 0, 1],
-        A_ub=np.vstack([np.hstack([powers, -one]), np.hstack([-powers, -one])]),
-        b_ub=np.concatenate([np.ones(len(x)), -np.ones(len(x))]),
-        bounds=[(None, None)] * 3 + [(0, None)],
-    )
-    return tuple(found.x[:3]), found.x[3]
-
-
-def test_the_polynomials_are_the_best_of_their_degree():
-    low, high = 0.01, 1.0
-    for polynomial in optim._POLYNOMIALS:
-        best, error = best_quintic(low, high)
-        assert polynomial == pytest.approx(best, rel=2e-3)
-        low, high = 1 - error, 1 + error
-    assert 0.72 < low < high < 1.28
-
-
-@pytest.mark.parametrize("rank", [1, 2, 5])
-def test_matrices_of_low_rank_do_not_grow_by_rounding(monkeypatch, rank):
-    """A singular value next to 1 must not leave the range of the polynomials in bfloat16."""
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-    torch.manual_seed(0)
-    for _ in range(20):
-        result = orthogonalize(torch.randn(64, rank) @ torch.randn(rank, 96))
-        assert result.dtype == torch.bfloat16
-        assert float(torch.linalg.matrix_norm(result.float(), 2)) < 1.4
-    assert not orthogonalize(torch.zeros(4, 8)).any()
+    in_bfloat16 = muon_of_torch._zeropower_via_newtonschulz(matrix, (3.4445, -4.775, 2.0315), 5, 1e-7)
+    assert float((in_bfloat16.float() - result).norm() / result.norm()) < 0.03
 
 
 @pytest.mark.parametrize("precision", ["medium", "highest"])
@@ -159,8 +111,7 @@ def test_bfloat16_where_products_may_be(monkeypatch):
 
 def test_updates_are_torch_s_own(monkeypatch):
     """The same gradients through torch's two optimizers by hand, its bfloat16 products and closed modules apart."""
-    as_ours = lambda matrix, *_: orthogonalize(matrix) * optim._AS_LARGE  # noqa: E731
-    monkeypatch.setattr(muon_of_torch, "_zeropower_via_newtonschulz", as_ours)
+    monkeypatch.setattr(muon_of_torch, "_zeropower_via_newtonschulz", lambda matrix, *_: orthogonalize(matrix))
     ours, by_hand = gated_model(), gated_model()
     by_hand.load_state_dict(ours.state_dict())
     optimizer = optimizer_of(ours, lr=0.01, momentum=0.9, betas=[0.8, 0.9], weight_decay=0.1)
