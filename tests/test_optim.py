@@ -81,6 +81,28 @@ def test_orthogonalize(shape):
     assert float((in_bfloat16.float() - result).norm() / result.norm()) < 0.03
 
 
+@pytest.mark.parametrize("shape", [(128, 128), (128, 320), (240, 128)])
+def test_updates_are_as_large_as_torch_s(shape):
+    torch.manual_seed(0)
+    momentum = torch.randn(shape) @ torch.diag(torch.logspace(0, -1, shape[1]))
+    theirs = muon_of_torch._zeropower_via_newtonschulz(momentum, (3.4445, -4.775, 2.0315), 5, 1e-7).float()
+    ours = orthogonalize(momentum)
+    assert float(ours.norm() / theirs.norm()) == pytest.approx(1.0, abs=0.06)
+    assert float((ours * theirs).sum() / ours.norm() / theirs.norm()) > 0.93
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_matrices_of_low_rank_do_not_grow_by_rounding(monkeypatch, rank):
+    """A singular value next to 1 must not leave the range of the polynomial in bfloat16."""
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    torch.manual_seed(0)
+    for _ in range(20):
+        result = orthogonalize(torch.randn(64, rank) @ torch.randn(rank, 96))
+        assert result.dtype == torch.bfloat16
+        assert float(torch.linalg.matrix_norm(result.float(), 2)) < 1.4
+    assert not orthogonalize(torch.zeros(4, 8)).any()
+
+
 @pytest.mark.parametrize("precision", ["medium", "highest"])
 def test_matrices_in_company_are_as_alone(monkeypatch, precision):
     """Lying and standing matrices of one shape share a stack, up to a size; none gets another's result."""

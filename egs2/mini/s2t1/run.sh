@@ -2,7 +2,7 @@
 # The embedded corpus: German, French and Italian speech from a synthesiser, recognised and translated into English.
 #   ./run.sh                  from nothing to the table of results on 2 CPU cores
 #   ./run.sh --scale large_test after that: its control and its gated model on twelve times as many utterances
-#   ./run.sh --scale noisy_test     the same models on the same utterances in more noise than training had
+#   ./run.sh --scale noisy_test the same models on the same utterances in more noise than training had
 #   ./run.sh --scale seeds    after both: control and gated model with two other seeds, on that set
 #   ./run.sh --scale ablation after the first: gated fine-tuning with other predictors, and one model for one sparsity
 #   ./run.sh --scale smoke    every stage on a handful of utterances, a few minutes; its scores mean nothing
@@ -34,6 +34,9 @@ large_test=(
     --inference_nj 2
     --inference_args "--batch_size 32 ${measured} 500"
 )
+
+# the models that are compared with each other, where they were trained to be good
+compared=(--systems "control gated control+ctc gated+ctc" --sparsities "0.0 0.0,0.5 0.3,0.5 0.5")
 
 # recipe OPTIONS…: the stages of s2t.sh on this corpus
 recipe() {
@@ -127,13 +130,13 @@ case "${scale}" in
         scale_options=("${large_test[@]}")
         ;;
     noisy_test)
-        scale_options=("${large_test[@]}" --test_sets test_noisy --systems "control gated control+ctc gated+ctc" --sparsities "0.0 0.0,0.5 0.3,0.5 0.5")
+        scale_options=("${large_test[@]}" "${compared[@]}" --test_sets test_noisy)
         ;;
     seeds)
         # Stage 6 again from the recipe's dense model: how much of a difference between two trainings is chance? Beside
         # the recipe's own (after --scale large_test): python -m espnet_gated.bin.seeds --expdirs exp seeds/2/exp seeds/3/exp
         for seed in 2 3; do
-            recipe "${large_test[@]}" --test_sets "test test_large" --systems "control gated control+ctc gated+ctc" --sparsities "0.0 0.0,0.5 0.3,0.5 0.5" \
+            recipe "${large_test[@]}" "${compared[@]}" --test_sets "test test_large" \
                 --stage 4 --seed "${seed}" --dense_exp exp/s2t_dense --expdir "seeds/${seed}/exp" "${options[@]}"
         done
         exit
